@@ -1,0 +1,94 @@
+// What a step of a role wants done: frames to send, now or only after what the step accepted is
+// durable. Fixed capacity; the node drains it after each step.
+#pragma once
+
+#include <array>
+#include <cstring>
+#include <memory>
+#include <span>
+
+#include "consensus/messages.h"
+#include "dataplane/buffer.h"
+#include "dataplane/frame.h"
+
+namespace annulus::consensus {
+
+using dataplane::Slice;
+
+/// A message with room for its frame header in front, so that sealing copies nothing.
+struct Outgoing {
+  Endpoint to;
+  bool to_all = false;         // every acceptor and learner, by the configured dissemination
+  bool after_persist = false;  // must not leave before this step's promise or accept is durable
+  MessageType type{};
+  std::uint16_t message_bytes = 0;
+  Slice payload;
+  std::uint64_t payload_hash = 0;
+  alignas(
+      8) std::array<std::byte, sizeof(dataplane::FrameHeader) + dataplane::kMessageBytesMax> head;
+
+  std::byte* message() { return head.data() + sizeof(dataplane::FrameHeader); }
+};
+
+class Effects {
+ public:
+  static constexpr std::uint32_t kCapacity = 256;
+  /// A handler of one message sends at most this many frames; callers make room first. Covers a
+  /// whole value in fragments.
+  static constexpr std::uint32_t kPerStepMax = kFragmentsMax + 16;
+
+  Effects() : out_(new std::array<Outgoing, kCapacity>) {}
+
+  /// Starts a frame to one node; the caller then writes the message in place.
+  Outgoing& send_now(const Endpoint& to, MessageType type, std::size_t message_bytes) {
+    CHECK(size_ < kCapacity);
+    Outgoing& out = (*out_)[size_++];
+    out.to = to;
+    out.to_all = false;
+    out.after_persist = false;
+    out.type = type;
+    out.message_bytes = static_cast<std::uint16_t>(message_bytes);
+    return out;
+  }
+  template <typename M>
+  Outgoing& send_now(const Endpoint& to, MessageType type, const M& message) {
+    static_assert(alignof(M) == 1, "messages are made of wire_int fields");
+    Outgoing& out = send_now(to, type, sizeof(M));
+    std::memcpy(out.message(), &message, sizeof(M));
+    return out;
+  }
+  template <typename M>
+  Outgoing& send_to_all_now(MessageType type, const M& message) {
+    Outgoing& out = send_now({}, type, message);
+    out.to_all = true;
+    return out;
+  }
+  template <typename M>
+  Outgoing& send_after_persist(const Endpoint& to, MessageType type, const M& message) {
+    Outgoing& out = send_now(to, type, message);
+    out.after_persist = true;
+    return out;
+  }
+  Outgoing& send_after_persist(const Endpoint& to, MessageType type, std::size_t message_bytes) {
+    Outgoing& out = send_now(to, type, message_bytes);
+    out.after_persist = true;
+    return out;
+  }
+
+  std::span<Outgoing> frames() { return {out_->data(), size_}; }
+  std::uint32_t size() const { return size_; }
+  std::uint32_t room() const { return kCapacity - size_; }
+  void clear() {
+    for (Outgoing& out : frames()) {
+      out.payload.reset();
+      out.payload_hash = 0;
+    }
+    size_ = 0;
+  }
+
+ private:
+  std::unique_ptr<std::array<Outgoing, kCapacity>> out_;
+  std::uint32_t size_ = 0;
+};
+
+}  // namespace annulus::consensus

@@ -1,0 +1,167 @@
+#include "consensus/messages.h"
+
+namespace annulus::consensus {
+namespace {
+
+using dataplane::Frame;
+
+bool valid_fragment(const WireValue& value, const WireFragment& fragment,
+                    std::uint64_t payload_bytes, std::uint32_t value_bytes_max) {
+  const std::uint32_t bytes = value.bytes;
+  if (bytes > value_bytes_max) return false;
+  const std::uint32_t index = fragment.index;
+  const std::uint32_t count = fragment.count;
+  const std::uint32_t each = fragment.bytes;
+  if (count == 0 || count > kFragmentsMax || index >= count) return false;
+  if (bytes == 0) return count == 1 && payload_bytes == 0 && value.content_hash == 0;
+  if (each == 0 || (std::uint64_t{bytes} + each - 1) / each != count) return false;
+  const std::uint64_t offset = std::uint64_t{index} * each;
+  return payload_bytes == (index + 1 == count ? bytes - offset : each);
+}
+
+bool valid_decided(const WireDecided& decided) {
+  return decided.from >= raw(kFirstInstance) && decided.below >= decided.from;
+}
+
+template <typename Head, typename Entry>
+bool exact_list(const Frame& frame, std::size_t count) {
+  return frame.message.size() == sizeof(Head) + count * sizeof(Entry);
+}
+
+bool valid_phase1b(const Frame& frame) {
+  if (frame.message.size() < sizeof(Phase1B) || frame.payload) return false;
+  const auto& m = message<Phase1B>(frame);
+  if (m.parts == 0 || m.part >= m.parts || !valid_decided(m.decided)) return false;
+  if (!exact_list<Phase1B, Phase1BEntry>(frame, m.count)) return false;
+  std::uint64_t last = 0;
+  for (const auto& entry : entries<Phase1BEntry>(m, m.count)) {
+    if (entry.instance <= last || entry.ballot == 0) return false;
+    last = entry.instance;
+  }
+  return true;
+}
+
+bool valid_phase2b(const Frame& frame) {
+  if (frame.message.size() < sizeof(Phase2B) || frame.payload) return false;
+  const auto& m = message<Phase2B>(frame);
+  if (m.count > kPhase2BEntriesMax || m.credits > kLearnersMax) return false;
+  if (frame.message.size() !=
+      sizeof(Phase2B) + m.count * sizeof(Phase2BEntry) + m.credits * sizeof(LearnerCredit)) {
+    return false;
+  }
+  for (const auto& entry : entries<Phase2BEntry>(m, m.count)) {
+    if (entry.instance == 0 || entry.acceptors == 0 || entry.acceptors >> kAcceptorsMax != 0)
+      return false;
+  }
+  return true;
+}
+
+bool valid_pull(const Frame& frame) {
+  if (frame.message.size() < sizeof(Pull) || frame.payload) return false;
+  const auto& m = message<Pull>(frame);
+  if (m.kind < 1 || m.kind > 3 || m.reserved != 0 || m.count == 0) return false;
+  return m.count <= kPullEntriesMax && exact_list<Pull, PullEntry>(frame, m.count);
+}
+
+template <typename M>
+bool bare(const Frame& frame) {
+  return frame.message.size() == sizeof(M) && !frame.payload;
+}
+
+}  // namespace
+
+const char* to_string(MessageType type) {
+  static constexpr const char* kNames[] = {"none",           "submit",  "submit_ack", "phase1a",
+                                           "phase1b",        "phase2a", "phase2b",    "decision",
+                                           "reject",         "pull",    "value",      "trimmed",
+                                           "learner_status", "reply",   "query"};
+  static_assert(std::size(kNames) == kMessageTypeLast + 1);
+  const auto index = static_cast<std::size_t>(type);
+  return index <= kMessageTypeLast ? kNames[index] : "unknown";
+}
+
+bool validate(const Frame& frame, std::uint32_t value_bytes_max) {
+  const std::size_t bytes = frame.message.size();
+  const std::uint32_t payload = frame.payload.size();
+  switch (static_cast<MessageType>(frame.header->type)) {
+    case MessageType::kSubmit: {
+      if (bytes != sizeof(Submit)) return false;
+      const auto& m = message<Submit>(frame);
+      return m.value.bytes != 0 && m.oldest <= m.value.id.sequence &&
+             valid_fragment(m.value, m.fragment, payload, value_bytes_max);
+    }
+    case MessageType::kSubmitAck:
+      return bare<SubmitAck>(frame);
+    case MessageType::kPhase1A:
+      return bare<Phase1A>(frame) && message<Phase1A>(frame).ballot != 0 &&
+             message<Phase1A>(frame).from != 0;
+    case MessageType::kPhase1B:
+      return valid_phase1b(frame);
+    case MessageType::kPhase2A: {
+      if (bytes != sizeof(Phase2A)) return false;
+      const auto& m = message<Phase2A>(frame);
+      return m.instance != 0 && m.ballot != 0 && valid_decided(m.decided) &&
+             valid_fragment(m.value, m.fragment, payload, value_bytes_max);
+    }
+    case MessageType::kPhase2B:
+      return valid_phase2b(frame);
+    case MessageType::kDecision:
+      return bare<Decision>(frame) && valid_decided(message<Decision>(frame).decided);
+    case MessageType::kReject:
+      return bare<Reject>(frame);
+    case MessageType::kPull:
+      return valid_pull(frame);
+    case MessageType::kValue: {
+      if (bytes != sizeof(ValueMessage)) return false;
+      const auto& m = message<ValueMessage>(frame);
+      return m.instance != 0 && m.chosen <= 1 && m.reserved == decltype(m.reserved){} &&
+             valid_decided(m.decided) &&
+             valid_fragment(m.value, m.fragment, payload, value_bytes_max);
+    }
+    case MessageType::kTrimmed:
+      return bare<Trimmed>(frame);
+    case MessageType::kLearnerStatus:
+      return bare<LearnerStatus>(frame);
+    case MessageType::kReply: {
+      if (bytes != sizeof(Reply)) return false;
+      const auto& m = message<Reply>(frame);
+      return m.parts != 0 && m.part < m.parts && m.reserved == 0;
+    }
+    case MessageType::kQuery: {
+      if (bytes != sizeof(Query)) return false;
+      const auto& m = message<Query>(frame);
+      return m.value.bytes != 0 && valid_fragment(m.value, m.fragment, payload, value_bytes_max);
+    }
+  }
+  return false;
+}
+
+ValueId from_wire(const WireValueId& wire) {
+  return {NodeId{wire.proposer.get()}, wire.epoch, wire.sequence};
+}
+WireValueId to_wire(const ValueId& id) { return {raw(id.proposer), id.epoch, id.sequence}; }
+Value from_wire(const WireValue& wire) {
+  return {from_wire(wire.id), wire.content_hash, PartitionMask{wire.mask.get()}, wire.bytes};
+}
+WireValue to_wire(const Value& value) {
+  return {to_wire(value.id), value.content_hash, raw(value.mask), value.bytes};
+}
+Decided from_wire(const WireDecided& wire) {
+  return {Ballot{wire.ballot.get()}, Instance{wire.from.get()}, Instance{wire.below.get()}};
+}
+WireDecided to_wire(const Decided& decided) {
+  return {raw(decided.ballot), raw(decided.from), raw(decided.below)};
+}
+Fragment from_wire(const WireFragment& wire) { return {wire.index, wire.count, wire.bytes}; }
+WireFragment to_wire(const Fragment& fragment) {
+  return {fragment.index, fragment.count, fragment.bytes};
+}
+
+Fragment cut(std::uint32_t bytes, std::uint32_t fragment_bytes, std::uint32_t index) {
+  if (bytes <= fragment_bytes) return {0, 1, bytes};
+  return {static_cast<std::uint16_t>(index),
+          static_cast<std::uint16_t>((bytes + fragment_bytes - 1) / fragment_bytes),
+          fragment_bytes};
+}
+
+}  // namespace annulus::consensus

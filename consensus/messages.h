@@ -1,0 +1,279 @@
+// Every message, and the protocol they carry. The same bytes go to wire, log and replies.
+//
+// Ring Paxos (M-Ring). Proposers send values to the coordinator (Submit). The coordinator, having
+// run Phase 1 for all instances from some point on (Phase1A/Phase1B), gives each value an instance
+// and multicasts it once to acceptors and learners (Phase2A). Votes travel the ring of f+1
+// acceptors towards the coordinator, which is its last member (Phase2B, carrying the set of
+// acceptors that accepted, so a duplicate is harmless). The ring is a route, not a quorum rule: any
+// majority of distinct acceptors decides, and a spare whose clock says the ring is late sends its
+// own Phase2B to the coordinator. Decisions ride on later Phase2As, or on Decision when the
+// pipeline is idle.
+//
+// How decisions are told. Within one ballot at most one value is proposed in an instance. So
+// `Decided{ballot, from, below}` says: every instance in [from, below) is decided, and the value is
+// the one proposed at `ballot`. A learner that holds that very proposal knows the outcome; one that
+// holds none, or only another ballot's, asks an acceptor (Pull), and never takes "the latest value
+// seen" for the decided one (T6). Instances below `from` were decided under earlier ballots.
+//
+// Repair. Every loss has a remedy that does not wait for its sender's timer: a missing fragment or
+// value is pulled by itself (Pull kValue, answered with Value frames), from the ring predecessor
+// that must hold it (acceptors) or from a preferential acceptor (learners); a missing Phase2B is
+// pulled from the predecessor (Pull kVote); a missing decision from a preferential acceptor
+// (Pull kDecision).
+//
+// Values longer than a frame travel as fragments: each a frame that stands alone.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "consensus/types.h"
+#include "dataplane/frame.h"
+#include "dataplane/transport.h"
+#include "dataplane/wire_int.h"
+
+namespace annulus::consensus {
+
+using dataplane::Endpoint;
+
+/// Values are never reused.
+enum class MessageType : std::uint8_t {
+  kSubmit = 1,          // proposer -> coordinator: one fragment of a value
+  kSubmitAck = 2,       // coordinator -> proposer: what arrived, and how far the proposer may go
+  kPhase1A = 3,         // coordinator -> acceptors
+  kPhase1B = 4,         // acceptor -> coordinator
+  kPhase2A = 5,         // coordinator -> acceptors and learners: one fragment of a proposal
+  kPhase2B = 6,         // acceptor -> next in ring, or spare -> coordinator
+  kDecision = 7,        // coordinator -> acceptors and learners
+  kReject = 8,          // acceptor -> coordinator: a higher ballot was promised
+  kPull = 9,            // anyone -> acceptor: send again
+  kValue = 10,          // acceptor -> whoever pulled: one fragment of an accepted value
+  kTrimmed = 11,        // acceptor -> whoever pulled: below the retained log
+  kLearnerStatus = 12,  // learner -> its preferential acceptor: credit
+  kReply = 13,          // replica -> proposer: replies to the commands of one value
+  kQuery = 14,          // proposer -> replica: answer this value's commands if you executed them
+};
+constexpr std::uint8_t kMessageTypeLast = 14;
+const char* to_string(MessageType type);
+
+constexpr std::uint32_t kAcceptorsMax = 15;
+constexpr std::uint32_t kRingMax = 8;  // f+1 of 2f+1
+constexpr std::uint32_t kLearnersMax = 16;
+constexpr std::uint32_t kFragmentsMax = 64;
+
+struct WireValueId {
+  u32le proposer;
+  u64le epoch;
+  u64le sequence;
+};
+struct WireValue {
+  WireValueId id;
+  u64le content_hash;
+  u64le mask;
+  u32le bytes;
+};
+static_assert(sizeof(WireValue) == 40);
+
+/// Which part of the value this frame's payload is. All fragments but the last are `bytes` long.
+struct WireFragment {
+  u16le index;
+  u16le count;
+  u32le bytes;
+};
+
+struct WireDecided {
+  u64le ballot;
+  u64le from;
+  u64le below;
+};
+
+/// The acceptors along which votes travel, by index in the configuration; the last is the
+/// coordinator; 0xff ends the list.
+struct WireRoute {
+  std::array<std::uint8_t, kRingMax> acceptor;
+};
+
+struct Submit {
+  WireValue value;
+  WireFragment fragment;
+  u64le oldest;  // the proposer's oldest value without a reply: nothing below it will be sent again
+};
+
+struct SubmitAck {
+  u64le epoch;           // of the proposer
+  u64le received_below;  // every value below arrived
+  u64le limit;           // the proposer may send sequences below this (credit)
+  u32le coordinator;     // whom to send to; not the sender if that is not the coordinator
+};
+
+struct Phase1A {
+  u64le ballot;
+  u64le from;         // the promise covers every instance from here on
+  u64le fingerprint;  // of the cluster-wide config; a mismatch refuses the peer
+};
+
+struct Phase1BEntry {
+  u64le instance;
+  u64le ballot;  // at which it was accepted
+  WireValue value;
+};
+/// The accepted instances from Phase1A::from, in parts; entries ascend.
+struct Phase1B {
+  u64le ballot;
+  u64le trimmed_below;  // instances below were decided and are gone: "trimmed", never "empty" (T15)
+  WireDecided decided;
+  u16le part;
+  u16le parts;
+  u16le count;
+  // Phase1BEntry[count]
+};
+
+struct Phase2A {
+  u64le instance;
+  u64le ballot;
+  WireValue value;
+  WireFragment fragment;
+  WireDecided decided;
+  WireRoute route;
+};
+
+struct Phase2BEntry {
+  u64le instance;
+  WireValueId value;
+  u64le content_hash;
+  u32le acceptors;
+};
+struct LearnerCredit {
+  u32le learner;
+  u64le delivered_below;
+};
+struct Phase2B {
+  u64le ballot;
+  u16le count;
+  u16le credits;
+  // Phase2BEntry[count], LearnerCredit[credits]
+};
+
+struct Decision {
+  WireDecided decided;
+};
+
+struct Reject {
+  u64le promised;
+  u64le refused;  // the ballot that was too low
+};
+
+enum class PullKind : std::uint8_t { kValue = 1, kVote = 2, kDecision = 3 };
+struct PullEntry {
+  u64le instance;
+  u64le fragments;  // bit i: fragment i wanted; all ones when the count is not known
+};
+struct Pull {
+  std::uint8_t kind;
+  std::uint8_t reserved;
+  u16le count;
+  u64le ballot;  // kVote: of the votes wanted
+  // PullEntry[count]
+};
+
+struct ValueMessage {
+  u64le instance;
+  u64le ballot;  // at which the sender accepted it
+  WireValue value;
+  WireFragment fragment;
+  WireDecided decided;  // what the sender knows of decisions
+  std::uint8_t chosen;  // 1: the sender knows this value to be the decided one
+  std::array<std::uint8_t, 7> reserved;
+};
+
+struct Trimmed {
+  u64le trimmed_below;
+};
+
+struct LearnerStatus {
+  u64le delivered_below;  // contiguous, handed to execution
+};
+
+/// One fragment of the reply stream of a value; see statemachine/batch.h for the stream.
+struct Reply {
+  WireValueId value;
+  u64le instance;  // 0 when the answer came from the session table
+  u16le replica;   // index of the replying learner
+  u16le part;
+  u16le parts;
+  u16le reserved;
+};
+
+struct Query {
+  WireValue value;
+  WireFragment fragment;
+};
+
+/// How many bytes of message may precede a list, and how many entries then fit into one frame.
+template <typename Head, typename Entry>
+constexpr std::uint32_t entries_max() {
+  return static_cast<std::uint32_t>((dataplane::kMessageBytesMax - sizeof(Head)) / sizeof(Entry));
+}
+constexpr std::uint32_t kPhase1BEntriesMax = entries_max<Phase1B, Phase1BEntry>();
+constexpr std::uint32_t kPhase2BEntriesMax = 20;
+static_assert(sizeof(Phase2B) + kPhase2BEntriesMax * sizeof(Phase2BEntry) +
+                  kLearnersMax * sizeof(LearnerCredit) <=
+              dataplane::kMessageBytesMax);
+constexpr std::uint32_t kPullEntriesMax = entries_max<Pull, PullEntry>();
+
+/// The widest message in front of a value's fragment; sets how much of a frame payload may fill.
+constexpr std::uint32_t kFragmentMessageBytesMax = sizeof(ValueMessage);
+static_assert(sizeof(Phase2A) <= kFragmentMessageBytesMax &&
+              sizeof(Submit) <= kFragmentMessageBytesMax &&
+              sizeof(Query) <= kFragmentMessageBytesMax);
+
+/// Payload bytes of a full fragment on a transport whose frames hold `frame_bytes_max`.
+constexpr std::uint32_t fragment_bytes(std::uint32_t frame_bytes_max) {
+  return frame_bytes_max - static_cast<std::uint32_t>(sizeof(dataplane::FrameHeader)) -
+         kFragmentMessageBytesMax;
+}
+
+Value from_wire(const WireValue& wire);
+WireValue to_wire(const Value& value);
+ValueId from_wire(const WireValueId& wire);
+WireValueId to_wire(const ValueId& id);
+
+/// What `Decided` says (see the top of this file), unpacked.
+struct Decided {
+  Ballot ballot{};
+  Instance from = kFirstInstance;
+  Instance below = kFirstInstance;
+  bool operator==(const Decided&) const = default;
+};
+Decided from_wire(const WireDecided& wire);
+WireDecided to_wire(const Decided& decided);
+
+/// A fragment's place, checked.
+struct Fragment {
+  std::uint16_t index = 0;
+  std::uint16_t count = 1;
+  std::uint32_t bytes = 0;  // of all fragments but the last
+  std::uint32_t offset() const { return std::uint32_t{index} * bytes; }
+};
+Fragment from_wire(const WireFragment& wire);
+WireFragment to_wire(const Fragment& fragment);
+/// How a value of `bytes` is cut: the fragment numbered `index`.
+Fragment cut(std::uint32_t bytes, std::uint32_t fragment_bytes, std::uint32_t index);
+
+/// True when the frame's message and payload are what its type says: sizes, counts, ranges,
+/// reserved bytes zero, fragment arithmetic right. Only then may a role look at it.
+bool validate(const dataplane::Frame& frame, std::uint32_t value_bytes_max);
+
+/// A validated message's struct and list, in place.
+template <typename T>
+const T& message(const dataplane::Frame& frame) {
+  return *reinterpret_cast<const T*>(frame.message.data());
+}
+template <typename Entry, typename Head>
+std::span<const Entry> entries(const Head& head, std::size_t count) {
+  return {reinterpret_cast<const Entry*>(&head + 1), count};
+}
+
+}  // namespace annulus::consensus

@@ -1,0 +1,90 @@
+// Native client: sessions, pipelining, deadlines, retransmission, back-pressure. A stage of its
+// own, for a poll loop; BlockingClient wraps it for threads that would rather wait.
+//
+// One core owns a client. Commands of one client are ordered as they were submitted.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "consensus/ring.h"
+#include "dataplane/stage.h"
+#include "dataplane/transport.h"
+#include "statemachine/batch.h"
+
+namespace annulus::statemachine {
+
+struct ClientOptions {
+  std::uint64_t cluster = 0;
+  std::uint16_t ring = 0;
+  consensus::NodeId node = consensus::kNoNode;  // set for proxies the config lists
+  std::uint64_t epoch = 0;                      // 0: 64 random bits from the system
+  std::uint32_t sessions_max = 64;
+  std::uint32_t batch_commands = 50;     // a batch closes at this many commands,
+  std::uint32_t batch_bytes = 56'000;    // or this many bytes,
+  Nanos batch_wait = 20 * kMicrosecond;  // or this long after its first command; at once when idle
+  std::uint32_t batches_in_flight = 64;
+  std::uint32_t value_bytes_max = 65'536;
+  Nanos retransmit_after = 20 * kMillisecond;  // first; then adaptive (about twice the p99)
+  Nanos deadline = 5 * kSecond;                // default for commands that set none
+  bool client_server = false;  // no replication: batches go to the first learner itself
+};
+
+/// A session as its client sees it; an index, valid until closed.
+enum class SessionHandle : std::uint32_t {};
+
+/// The end of one command. `reply` is valid during the callback only.
+struct Completion {
+  std::uint64_t tag = 0;
+  SessionHandle session{};
+  CommandStatus status{};
+  std::span<const std::byte> reply;
+  Nanos latency = 0;  // from submit to reply
+};
+
+/// Receives completions, in bursts, from within Client::poll(). May submit from there.
+class CompletionSink {
+ public:
+  virtual ~CompletionSink() = default;
+  virtual void on_completions(std::span<const Completion> completions, Nanos now) = 0;
+};
+
+enum class SubmitOutcome : std::uint8_t {
+  kAccepted,
+  kSessionNotReady,  // still opening, expired or closed
+  kWindowFull,       // the session has its window of commands outstanding
+  kBusy,             // no batch can be started: the cluster pushes back. Poll, then try again
+  kTooLarge,         // never fits: over value_bytes_max
+};
+
+class Client final : public dataplane::Stage {
+ public:
+  Client(const ClientOptions& options, const consensus::Configuration& configuration,
+         dataplane::Transport& transport, CompletionSink& sink);
+  ~Client() override;
+
+  /// Asks the cluster for a session with at most `window` commands outstanding (a power of two, at
+  /// most 4096). Ready once session_ready(); opening costs one ordered command.
+  Result<SessionHandle> open_session(std::uint32_t window);
+  bool session_ready(SessionHandle session) const;
+  void close_session(SessionHandle session, Nanos now);
+
+  /// Starts a command of `body_bytes`. On kAccepted, `body` is where to write the whole body before
+  /// the next call of any member. `tag` comes back in the completion.
+  SubmitOutcome submit(SessionHandle session, std::uint8_t service, std::uint8_t flags,
+                       std::uint32_t body_bytes, std::uint64_t tag, Nanos now,
+                       std::span<std::byte>& body, Nanos deadline = 0);
+
+  dataplane::PollResult poll(Nanos now, std::uint32_t budget) override;
+  const char* name() const override { return "client"; }
+  int wait_descriptor() const override;
+
+  std::uint32_t outstanding() const;  // commands without a completion
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace annulus::statemachine
