@@ -53,8 +53,9 @@ class Port {
        const Configuration& configuration, std::uint32_t value_bytes_max);
 
   /// Receives and validates one burst; what is not valid is dropped and counted. The result is
-  /// valid until the next call.
+  /// valid until the next call; hand it to release() once handled, so that buffers go back.
   std::span<Received> receive(Nanos now);
+  static void release(std::span<Received> burst);
 
   /// Seals and transmits everything in `effects`, then clears it. Frames marked after_persist go
   /// out too: the caller has made sure that they may.
@@ -69,6 +70,9 @@ class Port {
   void relay(Nanos now, const Received& received);
   std::optional<Endpoint> next_in_dissemination_ring(NodeId origin) const;
   void seal(Outgoing& out, std::uint16_t flags);
+  void queue(Nanos now, const Endpoint& to, Outgoing& out);
+  void flush(Nanos now);
+  void fan_out(Nanos now, Outgoing& out);
 
   dataplane::Transport& transport_;
   PortIdentity identity_;
@@ -78,6 +82,7 @@ class Port {
   std::array<dataplane::RxFrame, kBurst> rx_;
   std::array<Received, kBurst> received_;
   std::array<dataplane::TxFrame, Effects::kCapacity> tx_;
+  std::uint32_t tx_count_ = 0;
   dataplane::Counters<PortCounter> counters_;
 };
 
