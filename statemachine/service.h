@@ -65,23 +65,27 @@ class Replies {
     std::uint32_t offset;
     std::uint32_t bytes;
   };
-  /// `memory` holds all replies of one call; `reply_bytes_max` limits each.
+  /// `reply_bytes_max` limits each reply. `memory` has room for `entries.size()` replies of that
+  /// size (of which only what is written is ever touched), so that no reply's room depends on the
+  /// replies before it: replicas may cut runs differently.
   Replies(std::span<std::byte> memory, std::span<Entry> entries, std::uint32_t reply_bytes_max)
-      : memory_(memory), entries_(entries), reply_bytes_max_(reply_bytes_max) {}
-
-  /// Room for the current command's reply: at least min(wanted, limit) bytes, or fewer when memory
-  /// ends. Finish with done(). May be called again with more wanted; what was written is kept.
-  std::span<std::byte> reserve(std::uint32_t wanted) {
-    const std::uint64_t room = memory_.size() - used_;
-    std::uint64_t granted = wanted < reply_bytes_max_ ? wanted : reply_bytes_max_;
-    if (granted > room) granted = room;
-    return memory_.subspan(used_, granted);
+      : memory_(memory), entries_(entries), reply_bytes_max_(reply_bytes_max) {
+    CHECK(memory.size() >= std::uint64_t{padded(reply_bytes_max)} * entries.size());
   }
+
+  /// Where the current command's reply goes: exactly min(wanted, limit) bytes. What fits no reply
+  /// is answered kTooLarge. Finish with done(). May be called again with more wanted; what was
+  /// written is kept.
+  std::span<std::byte> reserve(std::uint32_t wanted) {
+    DCHECK(count_ < entries_.size());
+    return memory_.subspan(used_, wanted < reply_bytes_max_ ? wanted : reply_bytes_max_);
+  }
+  std::uint32_t reply_bytes_max() const { return reply_bytes_max_; }
   /// Ends the current command's reply: status and the first `bytes` of what reserve() returned.
   void done(CommandStatus status, std::uint32_t bytes = 0) {
+    DCHECK(count_ < entries_.size() && bytes <= reply_bytes_max_);
     entries_[count_++] = {status, static_cast<std::uint32_t>(used_), bytes};
     used_ += padded(bytes);
-    if (used_ > memory_.size()) used_ = memory_.size();
   }
   std::uint32_t count() const { return count_; }
   std::span<const Entry> entries() const { return entries_.first(count_); }
