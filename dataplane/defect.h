@@ -1,0 +1,72 @@
+// The one seam for planted bugs. `if (DEFECT(kName))` inside a role is constant false in every
+// production object; the simulator compiles the same sources with ANNULUS_SIMULATION and selects at
+// most one defect at a time, to prove that its checkers find it (tests/sim/planted.cc).
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace annulus {
+
+/// Each breaks one rule of the protocol at one place. The comment says which.
+enum class Defect : std::uint8_t {
+  kNone,
+  kLearnerTakesLatestValue,    // T6: delivers the newest value held, not the decided ballot's
+  kAcceptorVotesWithoutValue,  // forwards a Phase 2B although a fragment of the value is missing
+  kAcceptorForgetsPromise,     // accepts a Phase 2A below the promised ballot
+  kQuorumOneTooFew,            // the coordinator decides with one vote less than a majority
+  kQuorumCountsDuplicates,     // votes are counted as they come, not as a set of acceptors
+  kDecisionAcrossBallots,      // the watermark of one ballot decides values of another
+  kHoleFilledWithCommand,      // T7: a new coordinator puts a waiting command into a hole
+  kPhase1PicksLowestBallot,    // re-proposes the accepted value of the lowest ballot
+  kPhase1MinorityEnough,       // a new coordinator starts after a minority of promises
+  kPhase1ForgetsAccepted,      // an acceptor promises without telling what it accepted
+  kSessionKeepsMaximum,        // T9: dedupe by the highest sequence seen of a session
+  kDuplicateExecuted,          // a retransmitted command is executed again
+  kReplyBeforePrefix,          // delivers an instance although a lower one is missing
+  kSkipUndecidedMask,          // skips by the mask of a Phase 2A that is not decided
+  kFragmentOfAnyValue,         // joins fragments without comparing whose they are
+  kReplicaSkipsWrite,          // under pressure a replica drops a delivered value
+  kReadsInSessionTable,        // T10: read-only commands change replicated session state
+  kFloorRaisedAtSubmission,    // T9: the client reports commands as answered when it sends them
+  kCachedReplyOfNeighbour,     // a duplicate gets the cached reply of the session's last command
+  kRepliesBySubstitute,        // the answer to a query is executed now, not looked up
+  kChecksumIgnored,            // a frame with a wrong checksum is let through
+  kCount,
+};
+
+constexpr std::array<const char*, static_cast<std::size_t>(Defect::kCount)> kDefectNames = {
+    "none",
+    "learner-takes-latest-value",
+    "acceptor-votes-without-value",
+    "acceptor-forgets-promise",
+    "quorum-one-too-few",
+    "quorum-counts-duplicates",
+    "decision-across-ballots",
+    "hole-filled-with-command",
+    "phase1-picks-lowest-ballot",
+    "phase1-minority-enough",
+    "phase1-forgets-accepted",
+    "session-keeps-maximum",
+    "duplicate-executed",
+    "reply-before-prefix",
+    "skip-undecided-mask",
+    "fragment-of-any-value",
+    "replica-skips-write",
+    "reads-in-session-table",
+    "floor-raised-at-submission",
+    "cached-reply-of-neighbour",
+    "replies-by-substitute",
+    "checksum-ignored",
+};
+
+#ifdef ANNULUS_SIMULATION
+/// Set by the simulator between runs; the simulator has one thread.
+inline Defect planted_defect = Defect::kNone;
+#define DEFECT(id) (::annulus::planted_defect == ::annulus::Defect::id)
+#else
+#define DEFECT(id) false
+#endif
+
+}  // namespace annulus
