@@ -2,36 +2,38 @@
 
 #include <sys/mman.h>
 
+#include <new>
+
 namespace annulus::dataplane {
+namespace {
+
+constexpr std::size_t kLineBytes = 64;
+static_assert(sizeof(Buffer) <= kLineBytes);
+
+}  // namespace
 
 BufferPool::BufferPool(std::uint32_t count, std::uint32_t capacity)
-    : count_(count), capacity_((capacity + 63) & ~63u), buffers_(new Buffer[count]) {
-  memory_bytes_ = std::size_t{count_} * capacity_;
-  void* memory = mmap(nullptr, memory_bytes_, PROT_READ | PROT_WRITE,
+    : count_(count), capacity_((capacity + 63) & ~63u), stride_(kLineBytes + capacity_) {
+  void* memory = mmap(nullptr, count_ * stride_, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   CHECK(memory != MAP_FAILED);
-  madvise(memory, memory_bytes_, MADV_HUGEPAGE);  // fewer TLB misses; refused is fine
+  madvise(memory, count_ * stride_, MADV_HUGEPAGE);  // fewer TLB misses; refused is fine
   memory_ = static_cast<std::byte*>(memory);
-  // The first buffer ends up first in the free list, so a lightly used pool stays small and warm.
-  for (std::uint32_t i = count_; i-- > 0;) {
-    Buffer& buffer = buffers_[i];
-    buffer.capacity = capacity_;
-    buffer.data = memory_ + std::size_t{i} * capacity_;
-    buffer.release = &BufferPool::release;
-    buffer.owner = this;
-    buffer.next = free_;
-    free_ = &buffer;
-  }
 }
 
-BufferPool::~BufferPool() { munmap(memory_, memory_bytes_); }
+BufferPool::~BufferPool() { munmap(memory_, count_ * stride_); }
 
-Slice BufferPool::allocate() {
-  if (free_ == nullptr) free_ = returned_.exchange(nullptr, std::memory_order_acquire);
-  if (free_ == nullptr) return {};
-  Buffer* buffer = std::exchange(free_, free_->next);
-  buffer->references.store(1, std::memory_order_relaxed);
-  return Slice::adopt(buffer, 0, capacity_);
+// Used buffers before fresh ones, so that a lightly used pool stays small and warm.
+Buffer* BufferPool::refill() {
+  free_ = returned_.exchange(nullptr, std::memory_order_acquire);
+  if (free_ != nullptr || fresh_ == count_) return free_;
+  std::byte* place = memory_ + fresh_++ * stride_;
+  free_ = new (place) Buffer;
+  free_->capacity = capacity_;
+  free_->data = place + kLineBytes;
+  free_->release = &BufferPool::release;
+  free_->owner = this;
+  return free_;
 }
 
 void BufferPool::release(Buffer* buffer) {

@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <utility>
 
@@ -20,7 +19,7 @@ struct Buffer {
   std::atomic<std::uint32_t> references{0};
   std::uint32_t capacity = 0;
   std::byte* data = nullptr;
-  /// Called once, by the core that dropped the last reference.
+  /// Called once, by the core that dropped the last reference; `references` is 0 or 1 by then.
   void (*release)(Buffer*) = nullptr;
   void* owner = nullptr;
   Buffer* next = nullptr;
@@ -57,9 +56,11 @@ class Slice {
   ~Slice() { reset(); }
 
   void reset() {
-    // Release pairs with acquire in the same fetch_sub of the last holder: all reads and writes
-    // through other references happen before the memory is used again.
-    if (buffer_ != nullptr && buffer_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    // Release pairs with acquire in the load or fetch_sub of the last holder: all reads and writes
+    // through other references happen before the memory is used again. Who sees 1 holds the only
+    // reference, so nobody can raise the count meanwhile, and the locked instruction is saved.
+    if (buffer_ != nullptr && (buffer_->references.load(std::memory_order_acquire) == 1 ||
+                               buffer_->references.fetch_sub(1, std::memory_order_acq_rel) == 1)) {
       buffer_->release(buffer_);
     }
     buffer_ = nullptr;
@@ -88,6 +89,13 @@ class Slice {
     length_ = length;
   }
   Buffer* buffer() const { return buffer_; }
+  std::uint32_t offset() const { return offset_; }
+  /// Gives up the reference without dropping it: the caller holds it now. Leaves this slice empty.
+  Buffer* detach() {
+    offset_ = 0;
+    length_ = 0;
+    return std::exchange(buffer_, nullptr);
+  }
 
  private:
   Buffer* buffer_ = nullptr;
@@ -107,22 +115,34 @@ class BufferPool {
 
   /// A slice of the whole capacity, or an empty slice when the pool is exhausted.
   /// Owning core only.
-  Slice allocate();
+  Slice allocate() {
+    Buffer* buffer = free_;
+    if (buffer == nullptr) [[unlikely]] {
+      buffer = refill();
+      if (buffer == nullptr) return {};
+    }
+    free_ = buffer->next;
+    buffer->references.store(1, std::memory_order_relaxed);
+    return Slice::adopt(buffer, 0, capacity_);
+  }
   std::uint32_t capacity() const { return capacity_; }
   std::uint32_t count() const { return count_; }
-  std::uint64_t bytes() const { return std::uint64_t{count_} * (capacity_ + sizeof(Buffer)); }
+  std::uint64_t bytes() const { return std::uint64_t{count_} * stride_; }
 
  private:
   static void release(Buffer* buffer);
+  Buffer* refill();
 
   std::uint32_t count_;
   std::uint32_t capacity_;
-  std::unique_ptr<Buffer[]> buffers_;
+  // A buffer's control block lies in the cache line before its bytes: they travel between cores
+  // together, and the odd stride keeps buffers of 2^n bytes from sharing cache sets.
+  std::size_t stride_;
   std::byte* memory_;
-  std::size_t memory_bytes_;
-  Buffer* free_ = nullptr;  // owning core only
-  // Buffers dropped elsewhere: pushed with compare-exchange (release) in release(), taken whole
-  // with exchange (acquire) in allocate(), so there is no ABA.
+  std::uint32_t fresh_ = 0;  // buffers from here on were never handed out; owning core only
+  Buffer* free_ = nullptr;   // owning core only
+  // Buffers dropped: pushed with compare-exchange (release) in release(), taken whole with exchange
+  // (acquire) in refill(), so there is no ABA.
   alignas(64) std::atomic<Buffer*> returned_{nullptr};
 };
 

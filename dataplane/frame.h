@@ -47,7 +47,8 @@ struct FrameHeader {
 static_assert(sizeof(FrameHeader) == 80 && alignof(FrameHeader) == 1);
 
 /// Header and message of one outgoing frame, in place: the message is written first, then sealed.
-constexpr std::uint32_t kMessageBytesMax = 1'280 - kIpUdpHeaderBytes - sizeof(FrameHeader);
+constexpr std::uint32_t kMessageBytesMax = kMtuMin - kIpUdpHeaderBytes - sizeof(FrameHeader);
+constexpr std::uint32_t kHeadBytesMax = sizeof(FrameHeader) + kMessageBytesMax;
 
 /// Why a frame was dropped. Each is a counter of its receiver.
 enum class FrameFault : std::uint8_t {

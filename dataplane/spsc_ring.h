@@ -5,7 +5,7 @@
 #include <bit>
 #include <cstdint>
 #include <memory>
-#include <new>
+#include <type_traits>
 #include <utility>
 
 #include "dataplane/result.h"
@@ -25,14 +25,20 @@ class SpscRing {
 
   /// Producer only. False, with `item` untouched, when full.
   bool push(T&& item) {
+    if (full()) return false;
     const std::uint64_t tail = tail_.load(std::memory_order_relaxed);
-    if (tail - head_seen_ == capacity_) {
-      head_seen_ = head_.load(std::memory_order_acquire);  // pairs with pop's release
-      if (tail - head_seen_ == capacity_) return false;
-    }
     items_[tail & (capacity_ - 1)] = std::move(item);
-    tail_.store(tail + 1, std::memory_order_release);  // pairs with front's acquire
+    tail_.store(tail + 1, std::memory_order_release);  // pairs with front's and readable's acquire
     return true;
+  }
+
+  /// Producer only: whether a push would be refused now. Looks at the consumer's line only when
+  /// all the room seen so far is used up.
+  bool full() {
+    const std::uint64_t tail = tail_.load(std::memory_order_relaxed);
+    if (tail - head_seen_ < capacity_) return false;
+    head_seen_ = head_.load(std::memory_order_acquire);  // pairs with pop's and drop's release
+    return tail - head_seen_ == capacity_;
   }
 
   /// Producer only: how many pushes would succeed now.
@@ -55,7 +61,7 @@ class SpscRing {
   /// Consumer only, after front() returned an item. The slot is reset, so it holds no reference.
   void pop() {
     const std::uint64_t head = head_.load(std::memory_order_relaxed);
-    items_[head & (capacity_ - 1)] = T{};
+    if constexpr (!std::is_trivially_destructible_v<T>) items_[head & (capacity_ - 1)] = T{};
     head_.store(head + 1, std::memory_order_release);  // pairs with push's and room's acquire
   }
 
@@ -65,6 +71,24 @@ class SpscRing {
     out = std::move(*item);
     head_.store(head_.load(std::memory_order_relaxed) + 1, std::memory_order_release);
     return true;
+  }
+
+  /// Consumer only: how many items may be read with peek() now. Looks at the producer's line only
+  /// when everything seen so far is consumed, so it may report fewer than there are, never 0 of
+  /// some.
+  std::uint32_t readable() {
+    const std::uint64_t head = head_.load(std::memory_order_relaxed);
+    if (head == tail_seen_) tail_seen_ = tail_.load(std::memory_order_acquire);  // push's release
+    return static_cast<std::uint32_t>(tail_seen_ - head);
+  }
+  /// Consumer only: the i-th oldest item, i < readable().
+  const T& peek(std::uint32_t i) const {
+    return items_[(head_.load(std::memory_order_relaxed) + i) & (capacity_ - 1)];
+  }
+  /// Consumer only: gives back the `count` oldest slots at once, which are not reset.
+  void drop(std::uint32_t count) requires std::is_trivially_destructible_v<T> {
+    // Pairs with push's and room's acquire.
+    head_.store(head_.load(std::memory_order_relaxed) + count, std::memory_order_release);
   }
 
   /// Any thread; a moment's figure for counters.
