@@ -86,6 +86,11 @@ class Transport {
   /// with idle policy `sleep` rest in ppoll().
   virtual int wait_descriptor() const { return -1; }
 
+  /// Adds all that this transport counts to the registry, as stages of `node`.
+  virtual void register_counters(Registry& registry, const std::string& node) const {
+    registry.add(node, "transport", counters_);
+  }
+
   const Counters<TransportCounter>& counters() const { return counters_; }
   Counters<TransportCounter>& counters() { return counters_; }
 
