@@ -1,4 +1,4 @@
-// What passes between a replica's network stage and its execution stage, over two rings.
+// What passes between a replica's network stage and its execution stage, over three rings.
 #pragma once
 
 #include <array>
@@ -29,6 +29,16 @@ struct Delivery {
 struct ReplyFrame {
   Endpoint to;
   Reply message;
+  dataplane::Slice payload;
+};
+
+/// Worker to network stage: a value of the replica's own (it expires idle sessions), in one
+/// fragment, to be sent as Submit to whom the node holds for the coordinator. The worker has at
+/// most one undecided, and repeats it until it is delivered: a node without a coordinator drops it,
+/// and no SubmitAck needs to be read. In client-server mode the node delivers `payload` back as
+/// kDirect.
+struct Proposal {
+  Submit message;
   dataplane::Slice payload;
 };
 

@@ -5,18 +5,25 @@ namespace {
 
 using dataplane::Frame;
 
-bool valid_fragment(const WireValue& value, const WireFragment& fragment,
-                    std::uint64_t payload_bytes, std::uint32_t value_bytes_max) {
-  const std::uint32_t bytes = value.bytes;
-  if (bytes > value_bytes_max) return false;
+/// `payload_bytes` is what the fragment of `bytes` bytes in all must carry.
+bool valid_cut(std::uint32_t bytes, const WireFragment& fragment, std::uint64_t payload_bytes) {
   const std::uint32_t index = fragment.index;
   const std::uint32_t count = fragment.count;
   const std::uint32_t each = fragment.bytes;
-  if (count == 0 || count > kFragmentsMax || index >= count) return false;
-  if (bytes == 0) return count == 1 && payload_bytes == 0 && value.content_hash == 0;
-  if (each == 0 || (std::uint64_t{bytes} + each - 1) / each != count) return false;
+  if (each == 0 || index >= count) return false;
+  if ((std::uint64_t{bytes} + each - 1) / each != count) return false;
   const std::uint64_t offset = std::uint64_t{index} * each;
   return payload_bytes == (index + 1 == count ? bytes - offset : each);
+}
+
+bool valid_fragment(const WireValue& value, const WireFragment& fragment,
+                    std::uint64_t payload_bytes, std::uint32_t value_bytes_max) {
+  if (value.bytes > value_bytes_max || fragment.count > kFragmentsMax) return false;
+  if (value.bytes == 0) {
+    return fragment.index == 0 && fragment.count == 1 && payload_bytes == 0 &&
+           value.content_hash == 0;
+  }
+  return valid_cut(value.bytes, fragment, payload_bytes);
 }
 
 bool valid_decided(const WireDecided& decided) {
@@ -125,7 +132,8 @@ bool validate(const Frame& frame, std::uint32_t value_bytes_max) {
     case MessageType::kReply: {
       if (bytes != sizeof(Reply)) return false;
       const auto& m = message<Reply>(frame);
-      return m.parts != 0 && m.part < m.parts && m.reserved == 0;
+      return m.bytes != 0 && m.bytes <= kReplyStreamBytesMax &&
+             valid_cut(m.bytes, m.fragment, payload);
     }
     case MessageType::kQuery: {
       if (bytes != sizeof(Query)) return false;

@@ -61,7 +61,9 @@ const char* to_string(MessageType type);
 constexpr std::uint32_t kAcceptorsMax = 15;
 constexpr std::uint32_t kRingMax = 8;  // f+1 of 2f+1
 constexpr std::uint32_t kLearnersMax = 16;
-constexpr std::uint32_t kFragmentsMax = 64;
+constexpr std::uint32_t kFragmentsMax = 64;  // of a value
+/// Of one reply stream: one entry of statemachine::kReplyBytesMax, or many shorter ones.
+constexpr std::uint32_t kReplyStreamBytesMax = (1u << 20) + 8;
 
 struct WireValueId {
   u32le proposer;
@@ -196,14 +198,15 @@ struct LearnerStatus {
   u64le delivered_below;  // contiguous, handed to execution
 };
 
-/// One fragment of the reply stream of a value; see statemachine/batch.h for the stream.
+/// One fragment of a reply stream of a value; see statemachine/batch.h for the stream. A replica
+/// that answers with more than one stream numbers them; each can be read by itself.
 struct Reply {
   WireValueId value;
-  u64le instance;  // 0 when the answer came from the session table
+  u64le instance;  // 0: a repeated answer, from what the replica keeps
   u16le replica;   // index of the replying learner
-  u16le part;
-  u16le parts;
-  u16le reserved;
+  u16le stream;
+  u32le bytes;  // of the whole stream
+  WireFragment fragment;
 };
 
 struct Query {
@@ -227,7 +230,8 @@ constexpr std::uint32_t kPullEntriesMax = entries_max<Pull, PullEntry>();
 constexpr std::uint32_t kFragmentMessageBytesMax = sizeof(ValueMessage);
 static_assert(sizeof(Phase2A) <= kFragmentMessageBytesMax &&
               sizeof(Submit) <= kFragmentMessageBytesMax &&
-              sizeof(Query) <= kFragmentMessageBytesMax);
+              sizeof(Query) <= kFragmentMessageBytesMax &&
+              sizeof(Reply) <= kFragmentMessageBytesMax);
 
 /// Payload bytes of a full fragment on a transport whose frames hold `frame_bytes_max`.
 constexpr std::uint32_t fragment_bytes(std::uint32_t frame_bytes_max) {

@@ -2,6 +2,7 @@
 // read in place; nothing is serialised.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 
@@ -13,6 +14,10 @@ namespace annulus::statemachine {
 constexpr std::uint16_t kBatchVersion = 1;
 constexpr std::uint16_t kAnyReplica = 0xffff;
 constexpr std::uint32_t kCommandsPerBatchMax = 1'024;
+constexpr std::uint32_t kSessionWindowMax = 4'096;
+constexpr std::uint32_t kAtomicPartsMax = 4'096;
+/// Of one command's reply; what would be longer is answered kTooLarge.
+constexpr std::uint32_t kReplyBytesMax = 1u << 20;
 
 /// First bytes of every value. Repeats the value's id and mask, so that the content hash covers
 /// them.
@@ -33,14 +38,14 @@ static_assert(sizeof(BatchHeader) == 40 && alignof(BatchHeader) == 1);
 constexpr std::uint8_t kSystemService = 0;
 
 enum CommandFlag : std::uint8_t {
-  kReadOnly =
-      1,  // changes nothing; executed by the replying replica only, not in the session table
+  kReadOnly = 1,  // changes nothing; executed by the replying replica only, not in the session
+                  // table. A command so flagged whose footprint() writes is kMalformed
 };
 
 /// Before each command's body. Header and body together are padded with zeros to a multiple of 8.
 struct CommandHeader {
-  u64le session;   // 0: none (engine commands that are idempotent by themselves)
-  u64le sequence;  // within the session, from 1
+  u64le session;   // 0: none (reads; engine commands that are idempotent by themselves)
+  u64le sequence;  // within the session, from 1; kOpenSession: the proposer's number for it
   u32le bytes;     // of the body, without padding
   u16le
       acked_distance;  // sequence - acked_below: every sequence below acked_below was answered (T9)
@@ -60,11 +65,19 @@ struct Command {
   std::span<const std::byte> body;
 };
 
-/// Checks that `bytes` is a batch whose commands lie within it, and lists them. False if not: the
-/// value is then executed as a no-op by every replica, and counted. `commands` holds at most
-/// kCommandsPerBatchMax.
+/// Checks that `bytes` is a batch whose commands lie within it, and lists them in `commands`, which
+/// has room for kCommandsPerBatchMax. False if not: the value is then executed as a no-op by every
+/// replica, and counted.
 bool parse_batch(std::span<const std::byte> bytes, std::span<Command> commands,
                  std::uint32_t& count);
+
+/// Checks the body of a kAtomic command in the same way. `parts` has room for kAtomicPartsMax.
+struct AtomicCommand {
+  std::uint8_t service = 0;
+  std::span<const std::byte> body;
+};
+bool parse_atomic(std::span<const std::byte> body, std::span<AtomicCommand> parts,
+                  std::uint32_t& count);
 
 /// How a command ended.
 enum class CommandStatus : std::uint8_t {
@@ -84,8 +97,9 @@ enum class CommandStatus : std::uint8_t {
 };
 const char* to_string(CommandStatus status);
 
-/// The reply stream of one value: for each answered command, an entry and then its bytes, padded to
-/// 8. The stream is cut anywhere into Reply frames (see consensus/messages.h).
+/// A reply stream of one value: for each answered command, an entry and then its bytes, padded to
+/// 8. A stream is at most consensus::kReplyStreamBytesMax long (a value with more to say has
+/// several), and is cut anywhere into Reply frames (see consensus/messages.h).
 struct ReplyEntry {
   u16le command;  // index in the batch
   std::uint8_t status;
@@ -96,12 +110,40 @@ static_assert(sizeof(ReplyEntry) == 8);
 
 /// Bodies of kSystemService begin with one of these.
 enum class SystemCommand : std::uint8_t {
-  kOpenSession = 1,    // u8 kind, u8 x3 zero, u32 window; reply: u64 session id
-  kCloseSession = 2,   // u8 kind, u8 x7 zero, u64 session
-  kExpireSession = 3,  // as close, u64 last activity seen: takes effect only if still that
-  kKeepAlive = 4,      // u8 kind, u8 x7 zero: marks the header's session active
-  kAtomic = 5,  // u8 kind, u8 x3 zero, u32 count, then {u8 service, u8 x3, u32 bytes, body padded
-                // to 8}*: executed as one command; reply: {ReplyEntry, bytes padded to 8}*
+  kOpenSession = 1,    // OpenSession; reply: u64 session id. Once for each (proposer, epoch,
+                       // sequence of its CommandHeader): a repetition gets the same id
+  kCloseSession = 2,   // CloseSession
+  kExpireSession = 3,  // CloseSession: takes effect only if `last_activity` still is what it says
+  kKeepAlive = 4,      // SystemHead: marks the header's session active
+  kAtomic = 5,         // AtomicHead, then for each part AtomicPart and its body, padded to 8:
+                       // executed as one command; reply: for each part ReplyEntry and its bytes,
+                       // padded to 8 (kReplyDropped for parts that no longer fit)
+};
+
+struct SystemHead {
+  std::uint8_t kind;
+  std::array<std::uint8_t, 7> zero;
+};
+struct OpenSession {
+  std::uint8_t kind;
+  std::uint8_t zero;
+  u16le reply_bytes;  // longest reply that is kept for a repetition of its command
+  u32le window;       // commands outstanding: a power of two, at most kSessionWindowMax
+};
+struct CloseSession {
+  SystemHead head;
+  u64le session;
+  u64le last_activity;  // kExpireSession; else zero
+};
+struct AtomicHead {
+  std::uint8_t kind;
+  std::array<std::uint8_t, 3> zero;
+  u32le count;
+};
+struct AtomicPart {
+  std::uint8_t service;
+  std::array<std::uint8_t, 3> zero;
+  u32le bytes;  // of the body, without padding
 };
 
 }  // namespace annulus::statemachine
