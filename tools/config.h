@@ -1,0 +1,114 @@
+// The configuration file: what all nodes of a cluster must agree on, and what concerns the process
+// that reads it. Read once, at start-up; every mistake is reported with its line.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "consensus/ring.h"
+#include "dataplane/result.h"
+#include "dataplane/transport.h"
+
+namespace annulus::tools {
+
+enum class Mode : std::uint8_t {
+  kSmr,           // replicated: every command is ordered
+  kClientServer,  // not replicated: the first replica serves alone; the baseline of comparisons
+};
+enum class TransportKind : std::uint8_t { kLocal, kUdp, kDpdk };
+enum class NodeKind : std::uint8_t { kAcceptor, kReplica, kProxy };
+
+const char* to_string(Mode mode);
+const char* to_string(TransportKind kind);
+const char* to_string(NodeKind kind);
+const char* to_string(consensus::Dissemination dissemination);
+
+/// Sizes of windows, logs and tables: everything that memory is reserved for at start.
+struct Limits {
+  std::uint32_t window = 512;          // instances proposed and not yet decided
+  std::uint32_t retain = 4'096;        // decided instances kept for those who missed them
+  std::uint32_t value_bytes = 65'536;  // the largest batch, in bytes
+  std::uint32_t sessions = 10'000;     // client sessions open at once
+  std::uint32_t session_window = 256;  // commands a session may have outstanding
+  std::uint32_t reply_cache_mb = 64;   // replies kept for clients that ask again
+};
+
+/// One replicated service. Its id is its place in the list, from 1.
+struct ServiceConfig {
+  std::string name;               // "kv" or "btree"
+  std::uint32_t memory_mb = 512;  // state it may hold, in segments
+};
+
+struct NodeConfig {
+  NodeKind kind{};
+  consensus::NodeId id{};
+  std::string name;
+  dataplane::Endpoint address;
+  consensus::PartitionMask partitions = consensus::kAllPartitions;  // replicas only
+  dataplane::Endpoint listen;                                       // proxies only: Redis clients
+  // With the dpdk transport: which device, and what else the EAL is told.
+  std::string device;
+  std::vector<std::string> eal;
+};
+
+/// The same in every process of a cluster; its fingerprint travels in Phase 1.
+struct ClusterConfig {
+  std::uint64_t id = 0;
+  Mode mode = Mode::kSmr;
+  TransportKind transport = TransportKind::kUdp;
+  consensus::Dissemination dissemination = consensus::Dissemination::kMulticast;
+  dataplane::Endpoint group;  // set iff dissemination is multicast
+  std::uint32_t mtu = 1'500;
+  Limits limits;
+  std::vector<ServiceConfig> services;
+  std::vector<NodeConfig> nodes;  // acceptors, then replicas, then proxies; each in file order
+
+  std::uint32_t count(NodeKind kind) const;
+  const NodeConfig* find(const std::string& name) const;
+  /// The nodes' names, for messages: "acceptor1, acceptor2, replica1".
+  std::string names() const;
+};
+
+/// The keys of [cores]: each names a stage of the nodes.
+constexpr const char* kCoreRoles[] = {"acceptor", "replica", "worker", "proxy"};
+
+/// May differ between processes.
+struct ProcessConfig {
+  /// Role to CPU list ("2-5,9") or "auto"; roles not named are "auto".
+  std::map<std::string, std::string> cores;
+  std::string idle = "auto";    // spin, yield, sleep; or auto: chosen from the core plan
+  std::string runtime = "";     // directory of the telemetry sockets; "" is chosen from $TMPDIR
+  dataplane::Endpoint metrics;  // Prometheus text over HTTP; port 0 is none
+};
+
+struct Config {
+  std::string path;
+  ClusterConfig cluster;
+  ProcessConfig process;
+  std::vector<std::string> warnings;  // allowed, but hardly meant
+};
+
+/// Reads and validates a file. The error lists every mistake, each as `file:line: what; how to
+/// mend it`.
+Result<Config> load_config(const std::string& path);
+/// As load_config, for text; `path` appears in messages only.
+Result<Config> parse_config(const std::string& text, const std::string& path);
+
+/// The effective configuration as a file that load_config accepts.
+std::string to_toml(const Config& config);
+
+/// Hash of what must be equal in every acceptor and replica.
+std::uint64_t fingerprint(const ClusterConfig& cluster);
+
+/// What the roles need of it.
+consensus::Configuration ring_configuration(const ClusterConfig& cluster);
+
+/// The name among `known` that is fewest edits away from `word`, or "" when none is near.
+std::string nearest_name(const std::string& word, const std::vector<std::string>& known);
+
+/// Parses a CPU list such as "2-5,9" into ascending numbers.
+Result<std::vector<std::uint32_t>> parse_cpu_list(const std::string& text);
+
+}  // namespace annulus::tools

@@ -1,0 +1,226 @@
+#include "tools/config.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+namespace annulus::tools {
+namespace {
+
+const char* const kThree = R"(
+[cluster]
+id = 0x1234
+transport = "udp"
+group = "239.10.0.1:4100"
+
+[[acceptors]]
+name = "a1"
+id = 1
+address = "127.0.0.1:4101"
+[[acceptors]]
+name = "a2"
+id = 2
+address = "127.0.0.1:4102"
+[[acceptors]]
+name = "a3"
+id = 3
+address = "127.0.0.1:4103"
+[[replicas]]
+name = "r1"
+id = 11
+address = "127.0.0.1:4111"
+partitions = [0, 5]
+[[proxies]]
+name = "p1"
+id = 21
+address = "127.0.0.1:4121"
+listen = "127.0.0.1:6379"
+)";
+
+/// kThree with the first `from` replaced.
+std::string with(const std::string& from, const std::string& to) {
+  std::string text = kThree;
+  const std::size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  return text.replace(at, from.size(), to);
+}
+
+std::string error_of(const std::string& text) {
+  const Result<Config> config = parse_config(text, "c.toml");
+  EXPECT_FALSE(config.ok());
+  return config.ok() ? "" : config.error().message;
+}
+
+void expect_error(const std::string& text, const std::string& start, const std::string& part) {
+  const std::string error = error_of(text);
+  EXPECT_EQ(error.rfind(start, 0), 0u) << error;
+  EXPECT_NE(error.find(part), std::string::npos) << error;
+  EXPECT_EQ(error.find('\n'), std::string::npos) << "one mistake, one line: " << error;
+}
+
+TEST(Config, ReadsEveryPart) {
+  const Result<Config> config = parse_config(kThree, "c.toml");
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  const ClusterConfig& cluster = config->cluster;
+  EXPECT_EQ(cluster.id, 0x1234u);
+  EXPECT_EQ(cluster.nodes.size(), 5u);
+  EXPECT_EQ(cluster.count(NodeKind::kAcceptor), 3u);
+  ASSERT_NE(cluster.find("r1"), nullptr);
+  EXPECT_EQ(raw(cluster.find("r1")->partitions), 0b100001u);
+  EXPECT_EQ(cluster.find("p1")->listen.port, 6379);
+  EXPECT_EQ(cluster.services.size(), 2u);
+  EXPECT_TRUE(config->warnings.empty());
+  const consensus::Configuration ring = ring_configuration(cluster);
+  EXPECT_EQ(ring.acceptors.size(), 3u);
+  EXPECT_EQ(ring.majority(), 2);
+  EXPECT_EQ(ring.learners.at(0).id, consensus::NodeId{11});
+  EXPECT_EQ(ring.group.port, 4100);
+}
+
+TEST(Config, EffectiveTextReadsBackTheSame) {
+  const Result<Config> config = parse_config(
+      with("transport = \"udp\"", "transport = \"udp\"\nmtu = 9000\nmode = \"smr\"") +
+          "[cores]\nworker = \"0\"\n[process]\nruntime = '/tmp/a\"b\\c'\nidle = \"yield\"\n",
+      "c.toml");
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  const std::string text = to_toml(*config);
+  const Result<Config> again = parse_config(text, "c.toml");
+  ASSERT_TRUE(again.ok()) << again.error().message;
+  EXPECT_EQ(to_toml(*again), text);
+  EXPECT_EQ(again->process.runtime, "/tmp/a\"b\\c");
+  EXPECT_EQ(again->process.cores.at("worker"), "0");
+  EXPECT_EQ(fingerprint(again->cluster), fingerprint(config->cluster));
+}
+
+TEST(Config, FingerprintCoversWhatMustBeEqualAndNothingElse) {
+  const auto of = [](const std::string& text) {
+    const Result<Config> config = parse_config(text, "c.toml");
+    EXPECT_TRUE(config.ok()) << config.error().message;
+    return fingerprint(config->cluster);
+  };
+  const std::uint64_t base = of(kThree);
+  EXPECT_NE(of(with("id = 0x1234", "id = 0x1235")), base);
+  EXPECT_NE(of(with("id = 0x1234", "id = 0x1234\nmtu = 9000")), base);
+  EXPECT_NE(of(with("127.0.0.1:4102", "127.0.0.1:4105")), base);
+  EXPECT_NE(of(with("[0, 5]", "[0, 6]")), base);
+  EXPECT_EQ(of(with("127.0.0.1:6379", "127.0.0.1:6380")), base);
+  EXPECT_EQ(of(std::string(kThree) + "[cores]\nworker = \"0\"\n"), base);
+}
+
+TEST(ConfigMistakes, WrongKeyNamesTheNearest) {
+  expect_error(with("name = \"r1\"", "nmae = \"r1\""), "c.toml:20: ", "did you mean 'name'?");
+  expect_error(with("[cluster]", "[cluster]\ndisemination = \"ring\""),
+               "c.toml:3: ", "did you mean 'dissemination'?");
+  expect_error(std::string(kThree) + "[limts]\nwindow = 3\n",
+               "c.toml:29: ", "did you mean 'limits'?");
+  expect_error(std::string(kThree) + "[cores]\nwroker = \"0\"\n",
+               "c.toml:30: ", "did you mean 'worker'?");
+}
+
+TEST(ConfigMistakes, KeyNearToNothingListsTheKnown) {
+  expect_error(with("[cluster]", "[cluster]\nzzzzzzzz = 1"), "c.toml:3: ", "known keys: ");
+}
+
+TEST(ConfigMistakes, WrongType) {
+  expect_error(with("id = 0x1234", "id = \"x\""), "c.toml:3: ", "is a string; it must be an int");
+  expect_error(with("name = \"a2\"", "name = 7"), "c.toml:12: ", "is an integer; it must be a str");
+  expect_error(with("[0, 5]", "[\"x\"]"), "c.toml:23: ", "an array of integers");
+  expect_error(with("[[proxies]]", "[proxies]"), "c.toml:24: ", "[[proxies]]");
+}
+
+TEST(ConfigMistakes, WrongChoice) {
+  expect_error(with("\"udp\"", "\"udq\""), "c.toml:4: ", "did you mean 'udp'?");
+}
+
+TEST(ConfigMistakes, BadAddress) {
+  expect_error(with("127.0.0.1:4102", "127.0.0.1"), "c.toml:14: ", "for example 10.0.0.1:4000");
+  expect_error(with("127.0.0.1:4102", "127.0.0.256:1"), "c.toml:14: ", "not an endpoint");
+  expect_error(with("127.0.0.1:4102", "239.1.1.1:7"), "c.toml:14: ", "multicast");
+  expect_error(with("239.10.0.1:4100", "10.0.0.1:4100"), "c.toml:5: ", "239.0.0.0/8");
+}
+
+TEST(ConfigMistakes, Duplicates) {
+  expect_error(with("\"a2\"", "\"a1\""), "c.toml:12: ", "'a1' is used twice");
+  expect_error(with("id = 2", "id = 1"), "c.toml:13: ", "already used by 'a1'");
+  expect_error(with("127.0.0.1:4102", "127.0.0.1:4101"), "c.toml:14: ", "already used by 'a1'");
+}
+
+TEST(ConfigMistakes, NodeNameThatIsNoFileName) {
+  expect_error(with("\"a2\"", "\"../a2\""), "c.toml:12: ", "letters, digits");
+}
+
+TEST(ConfigMistakes, CoreThatDoesNotExist) {
+  const std::string last = std::to_string(sysconf(_SC_NPROCESSORS_CONF) - 1);
+  expect_error(std::string(kThree) + "[cores]\nworker = \"4000\"\n",
+               "c.toml:30: ", "cores 0 to " + last);
+  expect_error(std::string(kThree) + "[cores]\nworker = \"1-\"\n", "c.toml:30: ", "CPU list");
+}
+
+TEST(ConfigMistakes, RingWithoutMajority) {
+  const std::string text = kThree;
+  const std::size_t third = text.find("[[acceptors]]\nname = \"a3\"");
+  const std::size_t replicas = text.find("[[replicas]]");
+  expect_error(text.substr(0, third) + text.substr(replicas), "c.toml: ", "list 2f+1");
+  const std::size_t first = text.find("[[acceptors]]");
+  expect_error(text.substr(0, first) + text.substr(replicas), "c.toml: ", "majority");
+}
+
+TEST(ConfigMistakes, SingleAcceptorIsAWarning) {
+  const std::string text = kThree;
+  const std::size_t second = text.find("[[acceptors]]\nname = \"a2\"");
+  const Result<Config> config =
+      parse_config(text.substr(0, second) + text.substr(text.find("[[replicas]]")), "c.toml");
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  EXPECT_EQ(config->warnings.size(), 1u);
+}
+
+TEST(ConfigMistakes, OutOfRange) {
+  expect_error(with("id = 0x1234", "id = 1\nmtu = 1000"), "c.toml:4: ", "1280 to 65535");
+  expect_error(with("id = 11", "id = 16777216"), "c.toml:21: ", "1 to 16777215");
+  expect_error(with("[0, 5]", "[64]"), "c.toml:23: ", "0 to 63");
+  expect_error(std::string(kThree) + "[limits]\nvalue_bytes = 1000000\n", "c.toml:30: ", "to 8");
+  expect_error(std::string(kThree) + "[limits]\nsession_window = 100\n", "c.toml:30: ", "power");
+}
+
+TEST(ConfigMistakes, DiskIsNotOffered) {
+  expect_error(with("id = 0x1234", "id = 1\ndurability = \"disk\""),
+               "c.toml:4: ", "not offered by this build");
+}
+
+TEST(ConfigMistakes, MissingKeys) {
+  expect_error(with("id = 0x1234\n", ""), "c.toml:2: ", "has no 'id'");
+  expect_error(with("group = \"239.10.0.1:4100\"\n", ""), "c.toml:2: ", "has no 'group'");
+  const std::string error = error_of(with("\"udp\"", "\"dpdk\""));
+  EXPECT_EQ(error.rfind("c.toml:7: [[acceptors]] has no 'device'", 0), 0u) << error;
+}
+
+TEST(ConfigMistakes, AllAreReportedAtOnceInFileOrder) {
+  const std::string error =
+      error_of("[cluster]\nid = 1\nmtu = 3\n[[replicas]]\nid = 0\naddress = \"x\"\n");
+  EXPECT_NE(error.find("c.toml:3: 'mtu'"), std::string::npos) << error;
+  EXPECT_NE(error.find("c.toml:5: 'id'"), std::string::npos) << error;
+  EXPECT_LT(error.find("c.toml:3:"), error.find("c.toml:6:")) << error;
+}
+
+TEST(ConfigMistakes, NotToml) { expect_error("[cluster\nid = 1\n", "c.toml:1: ", "TOML"); }
+
+TEST(ConfigMistakes, NoSuchFile) {
+  const Result<Config> config = load_config("/nonexistent/c.toml");
+  ASSERT_FALSE(config.ok());
+  EXPECT_NE(config.error().message.find("/nonexistent/c.toml"), std::string::npos);
+}
+
+TEST(CpuList, ParsesRangesAndSingles) {
+  EXPECT_EQ(parse_cpu_list("2-5,9").value(), (std::vector<std::uint32_t>{2, 3, 4, 5, 9}));
+  EXPECT_EQ(parse_cpu_list("1,0").value(), (std::vector<std::uint32_t>{0, 1}));
+  for (const char* bad : {"", "a", "1,", "3-1", "1-", "-2", "1 2", "99999999999"}) {
+    EXPECT_FALSE(parse_cpu_list(bad).ok()) << bad;
+  }
+}
+
+TEST(NearestName, SwapsCountOnce) {
+  EXPECT_EQ(nearest_name("wroker", {"worker", "proxy"}), "worker");
+  EXPECT_EQ(nearest_name("quux", {"worker", "proxy"}), "");
+}
+
+}  // namespace
+}  // namespace annulus::tools

@@ -1,0 +1,14 @@
+// The command line: one subcommand each from its own file; nothing else here.
+#include <CLI/CLI.hpp>
+
+#include "tools/config_command.h"
+
+int main(int argc, char** argv) {
+  CLI::App app("Annulus: state-machine replication by Ring Paxos over poll-mode queues.",
+               "annulus");
+  app.require_subcommand(1);
+  int status = 0;
+  annulus::tools::add_config_command(app, status);
+  CLI11_PARSE(app, argc, argv);
+  return status;
+}
