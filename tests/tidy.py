@@ -60,7 +60,8 @@ def complaints(path):
         yield f"{name}:{number}: a function of {length} lines, at most {FUNCTION_LINES_MAX}"
     if path.suffix == ".h" and "#pragma once" not in lines:
         yield f"{name}: no #pragma once"
-    described_elsewhere = path.suffix == ".cc" and path.with_suffix(".h").exists()
+    described_elsewhere = path.suffix == ".cc" and (
+        path.stem.endswith("_test") or path.with_suffix(".h").exists())
     if not described_elsewhere and not (lines and lines[0].startswith("//")):
         yield f"{name}:1: no comment that says what the file owns"
     folder = name.split("/")[0]
