@@ -38,7 +38,8 @@ bool exact_list(const Frame& frame, std::size_t count) {
 bool valid_phase1b(const Frame& frame) {
   if (frame.message.size() < sizeof(Phase1B) || frame.payload) return false;
   const auto& m = message<Phase1B>(frame);
-  if (m.parts == 0 || m.part >= m.parts || !valid_decided(m.decided)) return false;
+  if (m.parts == 0 || m.parts > kPhase1BPartsMax || m.part >= m.parts) return false;
+  if (!valid_decided(m.decided)) return false;
   if (!exact_list<Phase1B, Phase1BEntry>(frame, m.count)) return false;
   std::uint64_t last = 0;
   for (const auto& entry : entries<Phase1BEntry>(m, m.count)) {

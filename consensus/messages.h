@@ -64,6 +64,9 @@ constexpr std::uint32_t kLearnersMax = 16;
 constexpr std::uint32_t kFragmentsMax = 64;  // of a value
 /// Of one reply stream: one entry of statemachine::kReplyBytesMax, or many shorter ones.
 constexpr std::uint32_t kReplyStreamBytesMax = (1u << 20) + 8;
+/// Instances an acceptor takes past the first it does not know chosen: what Phase 1 must report.
+constexpr std::uint32_t kUndecidedMax = 1'024;
+constexpr std::uint32_t kPhase1BPartsMax = 64;
 
 struct WireValueId {
   u32le proposer;
@@ -121,10 +124,10 @@ struct Phase1BEntry {
   u64le ballot;  // at which it was accepted
   WireValue value;
 };
-/// The accepted instances from Phase1A::from, in parts; entries ascend.
+/// The accepted instances from max(Phase1A::from, chosen_below), in parts; entries ascend.
 struct Phase1B {
   u64le ballot;
-  u64le trimmed_below;  // instances below were decided and are gone: "trimmed", never "empty" (T15)
+  u64le chosen_below;  // instances below are decided: "trimmed", never "empty" (T15)
   WireDecided decided;
   u16le part;
   u16le parts;
@@ -220,6 +223,7 @@ constexpr std::uint32_t entries_max() {
   return static_cast<std::uint32_t>((dataplane::kMessageBytesMax - sizeof(Head)) / sizeof(Entry));
 }
 constexpr std::uint32_t kPhase1BEntriesMax = entries_max<Phase1B, Phase1BEntry>();
+static_assert(kPhase1BEntriesMax * kPhase1BPartsMax >= kUndecidedMax);
 constexpr std::uint32_t kPhase2BEntriesMax = 20;
 static_assert(sizeof(Phase2B) + kPhase2BEntriesMax * sizeof(Phase2BEntry) +
                   kLearnersMax * sizeof(LearnerCredit) <=

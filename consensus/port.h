@@ -62,6 +62,7 @@ class Port {
   void send(Nanos now, Effects& effects);
 
   dataplane::Transport& transport() { return transport_; }
+  const dataplane::Transport& transport() const { return transport_; }
   const Configuration& configuration() const { return configuration_; }
   const PortIdentity& identity() const { return identity_; }
   dataplane::Counters<PortCounter>& counters() { return counters_; }

@@ -1,0 +1,175 @@
+// The acceptor role: promises, accepts, votes along the ring, and keeps what it accepted for those
+// who lost it. Pure: messages and time in, effects out. One core owns it.
+//
+// Rules (protocol.md sections 2 and 3):
+// - Promise: never accept or vote below the highest ballot promised.
+// - Vote only for a value held completely: a Phase2B that arrives before its value is parked, and
+//   the value is pulled from the ring predecessor, which must hold it.
+// - The ring is a route: the first member starts the vote, each adds itself, the coordinator
+// counts.
+//   A spare accepts everything, and votes to the coordinator by itself when the ring is late: when
+//   an instance stays undecided for the measured p99 of the ring.
+// - What was accepted is kept for `retain` instances; below that the answer is "trimmed", never
+//   "empty" (T15).
+// - `chosen` is set only for the value that was proposed at the ballot a decision names (T6).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "consensus/assembly.h"
+#include "consensus/effects.h"
+#include "consensus/latency.h"
+#include "consensus/port.h"
+#include "consensus/ring.h"
+
+namespace annulus::consensus {
+
+struct AcceptorOptions {
+  std::uint32_t retain = 1'024;  // instances kept, a power of two; at least twice the window
+  std::uint32_t fragment_bytes = 1'200;
+  std::uint64_t fingerprint = 0;  // of the cluster-wide config
+  Nanos ring_late_floor = 100 * kMicrosecond;
+  Nanos ring_late_ceiling = 500 * kMillisecond;
+};
+
+enum class AcceptorCounter : std::uint8_t {
+  kPhase2AAccepted,
+  kPhase2ADuplicate,
+  kVotesStarted,  // as the first of the ring
+  kVotesForwarded,
+  kVotesParked,  // Phase2B before its value
+  kParkedReleased,
+  kSpareVotes,        // the ring was late and was bypassed
+  kVoteResent,        // pulled or repeated
+  kValuesPulled,      // values this acceptor asked for
+  kFragmentsPulled,   // single fragments it asked for
+  kPulledValuesSent,  // frames sent because somebody asked
+  kDecisionsSent,
+  kTrimmedAnswers,
+  kDropStaleBallot,  // below the promise
+  kDropBehindLog,    // instance below the retained log
+  kDropBeyondLog,    // instance too far ahead
+  kDropNoMemory,
+  kDropBadContent,
+  kDropMismatch,
+  kDropUnknownPeer,
+  kDropFingerprint,  // Phase1A of a cluster with another config
+  kPromises,
+  kCount,
+};
+
+class Acceptor {
+ public:
+  Acceptor(const Configuration& configuration, std::uint32_t self, const AcceptorOptions& options,
+           dataplane::BufferPool& assembly_pool);
+
+  void on_phase1a(const Received& in, Effects& effects);
+  void on_phase2a(const Received& in, Nanos now, Effects& effects);
+  void on_phase2b(const Received& in, Nanos now, Effects& effects);
+  void on_decided(const Decided& decided, Nanos now);
+  void on_value(const Received& in, Nanos now, Effects& effects);
+  void on_pull(const Received& in, Effects& effects);
+  void on_trimmed(const Trimmed& trimmed);
+  void on_learner_status(std::uint32_t learner, Instance delivered_below);
+
+  /// For the coordinator on the same node: promise to its own ballot, accept its own proposal.
+  /// False if a higher ballot was promised meanwhile.
+  bool promise(Ballot ballot);
+  bool accept(Instance instance, Ballot ballot, const Value& value, const Slice& bytes,
+              const Route& route, Nanos now);
+
+  /// Sends the votes gathered since the last call; once per burst.
+  void flush(Effects& effects);
+  /// Timers: late ring, missing values. `deadline()` says when to call next.
+  void tick(Nanos now, Effects& effects);
+  Nanos deadline() const { return deadline_; }
+
+  Ballot promised() const { return promised_; }
+  const Decided& decided() const { return decided_; }
+  /// Every instance below is known chosen and held here (or was, and is trimmed).
+  Instance chosen_below() const { return chosen_below_; }
+  Instance trimmed_below() const { return trimmed_below_; }
+  /// One past the highest instance accepted.
+  Instance accepted_below() const { return accepted_below_; }
+  struct Accepted {
+    Ballot ballot{};
+    const Value* value = nullptr;
+    const Slice* bytes = nullptr;
+    bool chosen = false;
+  };
+  /// What is held for `instance`; ballot 0 if nothing was accepted.
+  Accepted accepted(Instance instance) const;
+
+  struct Credit {
+    bool known = false;
+    Instance delivered_below{};
+  };
+  const Credit& credit(std::uint32_t learner) const { return credits_[learner]; }
+
+  Nanos ring_p99() const { return ring_delay_.p99(); }
+  dataplane::Counters<AcceptorCounter>& counters() { return counters_; }
+
+ private:
+  struct Slot {
+    Instance instance{};
+    Ballot ballot{};  // at which `held` was accepted; 0: nothing accepted
+    Assembly held;
+    Ballot incoming_ballot{};
+    Assembly incoming;  // fragments of a proposal not complete yet
+    bool chosen = false;
+    Ballot parked_ballot{};  // of votes that came before their value
+    AcceptorSet parked{};
+    Nanos accepted_at = 0;
+    Nanos voted_at = 0;  // last own vote past the ring
+    Nanos pull_at = 0;   // when to ask (again) for what is missing; 0: nothing is
+    Route route;
+  };
+
+  Slot& slot(Instance instance) { return slots_[raw(instance) & (slots_.size() - 1)]; }
+  const Slot& slot(Instance instance) const { return slots_[raw(instance) & (slots_.size() - 1)]; }
+  Slot* admit(Instance instance);
+  bool take_fragment(Slot& slot, Ballot ballot, const Value& value, const Fragment& fragment,
+                     const Received& in, const Route& route, Nanos now, Effects& effects);
+  void accepted_now(Slot& slot, const Route& route, Nanos now, Effects& effects);
+  void vote(const Slot& slot, AcceptorSet votes, std::uint32_t to, Effects& effects);
+  void send_value(const Endpoint& to, const Slot& slot, std::uint64_t fragments, Effects& effects);
+  void pull_missing(Slot& slot, std::uint32_t from, Nanos now, Effects& effects);
+  void resend_vote(const Received& in, Instance instance, Ballot ballot, Effects& effects);
+  void advance_chosen(Nanos now);
+  void schedule(Nanos at) { deadline_ = at < deadline_ ? at : deadline_; }
+  void flush_votes(Effects& effects);
+  std::optional<std::uint32_t> any_other(std::uint32_t turn) const;
+  Route default_route(Ballot ballot) const;
+  bool repair(Slot& slot, Instance instance, Nanos now, Effects& effects);
+  void vote_if_late(Slot& slot, Nanos now, Effects& effects);
+  std::uint32_t known_credits() const;
+  void append_credits(void* at) const;
+
+  const Configuration& configuration_;
+  const std::uint32_t self_;
+  const AcceptorOptions options_;
+  dataplane::BufferPool& pool_;
+  std::vector<Slot> slots_;
+  Ballot promised_{};
+  Decided decided_;
+  Instance chosen_below_ = kFirstInstance;
+  Instance accepted_below_ = kFirstInstance;
+  Instance seen_below_ = kFirstInstance;  // one past the highest slot in use
+  Instance trimmed_below_ = kFirstInstance;
+  Nanos deadline_ = kNever;
+  std::uint32_t pull_turn_ = 0;
+  QuantileEstimate ring_delay_;
+
+  // Votes of this burst, all to one destination at one ballot.
+  std::array<Phase2BEntry, kPhase2BEntriesMax> votes_;
+  std::uint32_t votes_count_ = 0;
+  std::uint32_t votes_to_ = 0;
+  Ballot votes_ballot_{};
+
+  std::array<Credit, kLearnersMax> credits_{};
+  bool credits_changed_ = false;
+  dataplane::Counters<AcceptorCounter> counters_;
+};
+
+}  // namespace annulus::consensus

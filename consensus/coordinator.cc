@@ -1,0 +1,485 @@
+#include "consensus/coordinator.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace annulus::consensus {
+namespace {
+
+/// Phase 1 and the pulls of its values are repeated this often; loss is rare, elections too.
+constexpr Nanos kPhase1Retry = 5 * kMillisecond;
+/// How long a decision may wait for a proposal to ride on, if one is expected that soon.
+constexpr Nanos kTellWithin = 20 * kMicrosecond;
+
+}  // namespace
+
+Coordinator::Coordinator(const Configuration& configuration, std::uint32_t self,
+                         const CoordinatorOptions& options, Acceptor& acceptor,
+                         dataplane::BufferPool& assembly_pool)
+    : configuration_(configuration),
+      self_(self),
+      options_(options),
+      acceptor_(acceptor),
+      pool_(assembly_pool),
+      streams_(options.submit, assembly_pool),
+      slots_(options.window),
+      recovered_(kUndecidedMax),
+      vote_delay_(2 * kMillisecond, 100 * kMicrosecond, 500 * kMillisecond) {
+  CHECK(std::has_single_bit(options.window) && options.window <= kUndecidedMax / 2);
+}
+
+void Coordinator::observe(Ballot ballot) {
+  highest_seen_ = std::max(highest_seen_, ballot);
+  if (state_ == State::kIdle || ballot <= ballot_) return;
+  counters_[CoordinatorCounter::kSteppedDown].add();
+  state_ = State::kIdle;
+  deadline_ = kNever;
+  streams_.clear();
+  for (Slot& place : slots_) place.bytes.reset();
+  for (Recovered& place : recovered_) place = Recovered{};
+}
+
+// --- Phase 1
+
+void Coordinator::start(Nanos now, Effects& effects) {
+  const Ballot highest = std::max(highest_seen_, acceptor_.promised());
+  observe(make_ballot(round_of(highest) + 1, self_id()));  // ends an earlier term of its own
+  ballot_ = make_ballot(round_of(highest) + 1, self_id());
+  counters_[CoordinatorCounter::kElectionsStarted].add();
+  CHECK(acceptor_.promise(ballot_));
+  state_ = State::kPhase1;
+  route_ = Route(configuration_, self_);
+  promises_ = {};
+  parts_seen_ = {};
+  from_ = acceptor_.chosen_below();
+  recovered_below_ = from_;
+  for (Instance i = from_; i < acceptor_.accepted_below(); ++i) {
+    const Acceptor::Accepted held = acceptor_.accepted(i);
+    if (held.ballot != kNoBallot) merge(i, held.ballot, *held.value, self_);
+  }
+  send_phase1a(now, effects);
+  count_promise(self_, now, effects);
+}
+
+void Coordinator::send_phase1a(Nanos now, Effects& effects) {
+  for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
+    if (i == self_ || (raw(promises_) >> i & 1) != 0) continue;
+    effects.send_after_persist(configuration_.acceptors[i].endpoint, MessageType::kPhase1A,
+                               Phase1A{raw(ballot_), raw(from_), options_.fingerprint});
+  }
+  phase1_retry_at_ = now + kPhase1Retry;
+  schedule(phase1_retry_at_);
+}
+
+void Coordinator::merge(Instance instance, Ballot ballot, const Value& value,
+                        std::uint32_t holder) {
+  Recovered& place = recovered(instance);
+  // A lower instance in the same place is one that another acceptor knows chosen.
+  if (place.instance > instance || (place.instance == instance && place.ballot >= ballot)) return;
+  place.instance = instance;
+  place.ballot = ballot;
+  place.holder = holder;
+  place.assembly.reset();
+  place.assembly.start(value);
+  recovered_below_ = std::max(recovered_below_, instance + 1);
+}
+
+void Coordinator::on_phase1b(const Received& in, Nanos now, Effects& effects) {
+  const auto& m = message<Phase1B>(in.frame);
+  const auto acceptor = configuration_.acceptor_index(NodeId{in.frame.header->sender.get()});
+  if (state_ != State::kPhase1 || Ballot{m.ballot.get()} != ballot_ || !acceptor || m.parts > 64) {
+    counters_[CoordinatorCounter::kDropStaleVote].add();
+    return;
+  }
+  // Everything below is decided: not to be proposed again, whatever was accepted there.
+  from_ = std::max(from_, Instance{m.chosen_below.get()});
+  for (const Phase1BEntry& entry : entries<Phase1BEntry>(m, m.count)) {
+    merge(Instance{entry.instance.get()}, Ballot{entry.ballot.get()}, from_wire(entry.value),
+          *acceptor);
+  }
+  std::uint64_t& seen = parts_seen_[*acceptor];
+  seen |= std::uint64_t{1} << m.part;
+  if (std::popcount(seen) == m.parts) count_promise(*acceptor, now, effects);
+}
+
+void Coordinator::count_promise(std::uint32_t acceptor, Nanos now, Effects& effects) {
+  promises_ = promises_ | just(acceptor);
+  if (size(promises_) >= configuration_.majority()) finish_phase1(now, effects);
+}
+
+void Coordinator::finish_phase1(Nanos now, Effects& effects) {
+  recovered_below_ = std::max(recovered_below_, from_);
+  if (recovered_below_ - from_ > recovered_.size()) {
+    counters_[CoordinatorCounter::kDropTooFarBehind].add();
+    state_ = State::kIdle;
+    return;
+  }
+  for (Instance i = from_; i < recovered_below_; ++i) {
+    Recovered& place = recovered(i);
+    if (place.instance != i) {
+      place.instance = i;
+      place.assembly.set(kNoopValue, {});
+      counters_[CoordinatorCounter::kHolesFilled].add();
+      continue;
+    }
+    counters_[CoordinatorCounter::kValuesRecovered].add();
+    const Acceptor::Accepted held = acceptor_.accepted(i);
+    if (place.assembly.value().noop()) {
+      place.assembly.set(kNoopValue, {});
+    } else if (held.ballot != kNoBallot && *held.value == place.assembly.value()) {
+      place.assembly.set(*held.value, *held.bytes);
+    }
+  }
+  state_ = State::kCollecting;
+  collect(now, effects);
+}
+
+void Coordinator::collect(Nanos now, Effects& effects) {
+  bool missing = false;
+  ++pull_turn_;
+  for (Instance i = from_; i < recovered_below_; ++i) {
+    Recovered& place = recovered(i);
+    if (place.assembly.complete()) continue;
+    missing = true;
+    if (effects.room() < Effects::kPerStepMax) break;
+    // First from who reported it; then from anyone who may have accepted the same.
+    std::uint32_t from = place.holder;
+    const auto count = static_cast<std::uint32_t>(configuration_.acceptors.size());
+    if (pull_turn_ % 3 == 0) from = (place.holder + pull_turn_ / 3) % count;
+    if (from == self_) from = (self_ + 1) % count;
+    counters_[CoordinatorCounter::kValuesPulled].add();
+    Outgoing& out = effects.send_now(configuration_.acceptors[from].endpoint, MessageType::kPull,
+                                     sizeof(Pull) + sizeof(PullEntry));
+    auto& m = *reinterpret_cast<Pull*>(out.message());
+    m = {static_cast<std::uint8_t>(PullKind::kValue), 0, std::uint16_t{1}, raw(ballot_)};
+    *reinterpret_cast<PullEntry*>(&m + 1) = {raw(i), place.assembly.missing()};
+  }
+  if (missing) {
+    phase1_retry_at_ = now + kPhase1Retry;
+    schedule(phase1_retry_at_);
+    return;
+  }
+  counters_[CoordinatorCounter::kElectionsWon].add();
+  state_ = State::kActive;
+  next_ = decided_below_ = told_below_ = from_;
+  phase1_retry_at_ = kNever;
+  heartbeat_gap_ = kMillisecond;
+  heartbeat_at_ = now;
+  schedule(now);
+}
+
+void Coordinator::on_value(const Received& in, Nanos now, Effects& effects) {
+  if (state_ != State::kCollecting) return;
+  const auto& m = message<ValueMessage>(in.frame);
+  const Instance instance{m.instance.get()};
+  if (instance < from_ || instance >= recovered_below_) return;
+  Recovered& place = recovered(instance);
+  // Value::operator== in add() makes sure that only the recovered value is taken, at any ballot.
+  const AssemblyOutcome outcome =
+      place.assembly.add(from_wire(m.value), from_wire(m.fragment), in.frame.payload,
+                         in.frame.header->payload_hash, pool_);
+  if (outcome != AssemblyOutcome::kComplete) return;
+  for (Instance i = from_; i < recovered_below_; ++i) {
+    if (!recovered(i).assembly.complete()) return;
+  }
+  collect(now, effects);
+}
+
+// --- Phase 2
+
+void Coordinator::on_submit(const Received& in, Nanos now) { streams_.on_submit(in, now); }
+
+Instance Coordinator::credit_below() const {
+  Instance below{~std::uint64_t{0}};
+  for (const Learner& learner : learners_) {
+    if (learner.in_set) below = std::min(below, learner.delivered_below + options_.learner_window);
+  }
+  return below;
+}
+
+void Coordinator::propose_all(Nanos now, Effects& effects) {
+  const Instance credit = credit_below();
+  bool blocked = false;
+  while (effects.room() >= Effects::kPerStepMax) {
+    const bool recovering = next_ < recovered_below_;
+    const SubmitStreams::Ready* ready = recovering ? nullptr : streams_.front();
+    if (!recovering && ready == nullptr) break;
+    if (next_ - decided_below_ >= options_.window) {
+      counters_[CoordinatorCounter::kWindowFull].add();
+      break;
+    }
+    if (next_ >= credit) {
+      counters_[CoordinatorCounter::kCreditBlocked].add();
+      blocked = true;
+      break;
+    }
+    if (recovering) {
+      Recovered& place = recovered(next_);
+      const Assembly assembly = std::move(place.assembly);
+      place = Recovered{};
+      propose(assembly.value(), assembly.bytes(), now, now, effects);
+    } else {
+      propose(ready->value, ready->bytes, ready->received, now, effects);
+      streams_.pop();
+    }
+  }
+  if (effects.room() < Effects::kPerStepMax) schedule(now);
+  if (!blocked) blocked_since_ = kNever;
+  if (blocked && blocked_since_ == kNever) blocked_since_ = now;
+  if (blocked) schedule(now + learner_stall());
+}
+
+void Coordinator::propose(const Value& value, const Slice& bytes, Nanos received, Nanos now,
+                          Effects& effects) {
+  const Instance instance = next_;
+  if (!acceptor_.accept(instance, ballot_, value, bytes, route_, now)) {
+    // Its log is full of undecided instances, or it promised to another coordinator.
+    observe(acceptor_.promised());
+    return;
+  }
+  ++next_;
+  counters_[CoordinatorCounter::kProposals].add();
+  Slot& place = slot(instance);
+  place = Slot{value, bytes, {}, received, now, now + 2 * vote_delay_.p99(), 0, false};
+  send_proposal(instance, place, effects);
+  schedule(place.repeat_at);
+  proposal_gap_ += (std::min(now - last_proposed_, kMillisecond) - proposal_gap_) / 8;
+  last_proposed_ = now;
+  if (told_below_ < decided_below_) counters_[CoordinatorCounter::kDecisionsPiggybacked].add();
+  told_below_ = decided_below_;
+  tell_by_ = kNever;
+  proposed_this_burst_ = true;
+  add_votes(instance, just(self_), now);
+}
+
+void Coordinator::send_proposal(Instance instance, const Slot& place, Effects& effects) {
+  const std::uint32_t count = cut(place.value.bytes, options_.fragment_bytes, 0).count;
+  Phase2A m{};
+  m.instance = raw(instance);
+  m.ballot = raw(ballot_);
+  m.value = to_wire(place.value);
+  m.decided = to_wire(decided());
+  m.route = route_.wire();
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const Fragment fragment = cut(place.value.bytes, options_.fragment_bytes, i);
+    m.fragment = to_wire(fragment);
+    Outgoing& out = effects.send_to_all_now(MessageType::kPhase2A, m);
+    if (place.value.noop()) continue;
+    const std::uint32_t offset = fragment.offset();
+    out.payload = place.bytes.part(offset, std::min(fragment.bytes, place.value.bytes - offset));
+    if (count == 1) out.payload_hash = place.value.content_hash;
+  }
+}
+
+void Coordinator::on_phase2b(const Received& in, Nanos now) {
+  const auto& m = message<Phase2B>(in.frame);
+  if (state_ == State::kActive && Ballot{m.ballot.get()} == ballot_) {
+    for (const Phase2BEntry& entry : entries<Phase2BEntry>(m, m.count)) {
+      const Instance instance{entry.instance.get()};
+      if (instance < decided_below_ || instance >= next_) {
+        counters_[CoordinatorCounter::kDropStaleVote].add();
+        continue;
+      }
+      const Value& value = slot(instance).value;
+      if (value.id != from_wire(entry.value) || value.content_hash != entry.content_hash) {
+        counters_[CoordinatorCounter::kDropMismatchedVote].add();
+        continue;
+      }
+      add_votes(instance, AcceptorSet{entry.acceptors.get()}, now);
+    }
+  }
+  const auto* credit =
+      reinterpret_cast<const LearnerCredit*>(entries<Phase2BEntry>(m, m.count).data() + m.count);
+  for (std::uint32_t i = 0; i < m.credits; ++i) {
+    on_credit(credit[i].learner, Instance{credit[i].delivered_below.get()}, now);
+  }
+}
+
+void Coordinator::add_votes(Instance instance, AcceptorSet votes, Nanos now) {
+  Slot& place = slot(instance);
+  if (place.decided) return;
+  const std::uint32_t members = (1u << configuration_.acceptors.size()) - 1;
+  place.votes = AcceptorSet{(raw(place.votes) | raw(votes)) & members};
+  if (size(place.votes) < configuration_.majority()) return;
+  place.decided = true;
+  counters_[CoordinatorCounter::kDecided].add();
+  for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
+    if ((raw(place.votes) >> i & 1) != 0 && !route_.contains(i)) {
+      counters_[CoordinatorCounter::kDecidedBySpare].add();
+      break;
+    }
+  }
+  vote_delay_.record(now - place.proposed);
+  ordered_ns_.record(static_cast<std::uint64_t>(now - place.received));
+  place.bytes.reset();
+  if (instance == decided_below_) advance_decided(now);
+}
+
+void Coordinator::advance_decided(Nanos now) {
+  while (decided_below_ < next_ && slot(decided_below_).decided) ++decided_below_;
+  acceptor_.on_decided(decided(), now);
+}
+
+void Coordinator::flush(Nanos now, Effects& effects) {
+  if (state_ == State::kActive) {
+    proposed_this_burst_ = false;
+    propose_all(now, effects);
+    if (state_ == State::kActive) tell_decisions(now, effects);
+  }
+  if (state_ != State::kIdle) streams_.flush(self_id(), now, effects);
+}
+
+void Coordinator::tell_decisions(Nanos now, Effects& effects) {
+  if (told_below_ == decided_below_) return;
+  const bool soon = next_ > decided_below_ && proposal_gap_ < kTellWithin;
+  if (soon && tell_by_ == kNever) tell_by_ = now + kTellWithin;
+  if (soon && now < tell_by_) {
+    schedule(tell_by_);
+    return;
+  }
+  counters_[CoordinatorCounter::kDecisionsFlushed].add();
+  heartbeat_gap_ = kMillisecond;
+  send_decision(now, effects);
+}
+
+void Coordinator::send_decision(Nanos now, Effects& effects) {
+  effects.send_to_all_now(MessageType::kDecision, Decision{to_wire(decided())});
+  told_below_ = decided_below_;
+  tell_by_ = kNever;
+  heartbeat_at_ = now + heartbeat_gap_;
+  schedule(heartbeat_at_);
+}
+
+// --- Credits
+
+void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nanos now) {
+  if (learner >= configuration_.learners.size()) return;
+  Learner& state = learners_[learner];
+  if (state.known && delivered_below <= state.delivered_below) return;
+  state.known = true;
+  state.delivered_below = delivered_below;
+  state.progressed = now;
+  if (state.in_set) return;
+  Instance fastest = delivered_below;
+  for (const Learner& other : learners_) fastest = std::max(fastest, other.delivered_below);
+  if (delivered_below + options_.learner_window / 2 < fastest) return;
+  state.in_set = true;
+  counters_[CoordinatorCounter::kLearnersBack].add();
+}
+
+Nanos Coordinator::learner_stall() const {
+  return std::clamp<Nanos>(8 * vote_delay_.p99(), 2 * kMillisecond, 200 * kMillisecond);
+}
+
+void Coordinator::drop_blocking_learners(Nanos now) {
+  if (blocked_since_ == kNever) return;
+  const Nanos stall = learner_stall();
+  for (Learner& learner : learners_) {
+    if (!learner.in_set || learner.delivered_below + options_.learner_window > next_) continue;
+    const Nanos since = std::max(blocked_since_, learner.progressed);
+    if (now - since < stall) {
+      schedule(since + stall);
+      continue;
+    }
+    learner.in_set = false;
+    counters_[CoordinatorCounter::kLearnersLeft].add();
+  }
+}
+
+// --- Timers
+
+void Coordinator::tick(Nanos now, Effects& effects) {
+  if (now < deadline_ || state_ == State::kIdle) return;
+  deadline_ = kNever;
+  if (state_ == State::kPhase1 && now >= phase1_retry_at_) send_phase1a(now, effects);
+  if (state_ == State::kCollecting && now >= phase1_retry_at_) collect(now, effects);
+  if (state_ != State::kActive) {
+    schedule(phase1_retry_at_);
+    return;
+  }
+  drop_blocking_learners(now);
+  repeat_undecided(now, effects);
+  if (now >= heartbeat_at_) {
+    counters_[CoordinatorCounter::kHeartbeats].add();
+    heartbeat_gap_ = std::min(2 * heartbeat_gap_, options_.heartbeat);
+    send_decision(now, effects);
+  }
+  schedule(heartbeat_at_);
+  if (told_below_ != decided_below_) schedule(tell_by_);
+  if (next_ < recovered_below_) schedule(now);
+}
+
+void Coordinator::repeat_undecided(Nanos now, Effects& effects) {
+  bool pull = false;
+  for (Instance i = decided_below_; i < next_; ++i) {
+    Slot& place = slot(i);
+    if (place.decided) continue;
+    if (place.repeat_at > now) {
+      schedule(place.repeat_at);
+      continue;
+    }
+    if (effects.room() < Effects::kPerStepMax) {
+      schedule(now);
+      break;
+    }
+    const Nanos wait = vote_delay_.p99() << std::min(place.repeats + 1, 6u);
+    if (place.repeats++ == 0 && route_.size() > 1) {
+      pull = true;
+    } else {
+      counters_[CoordinatorCounter::kProposalsRepeated].add();
+      send_proposal(i, place, effects);
+    }
+    place.repeat_at = now + std::min<Nanos>(wait, kSecond);
+    schedule(place.repeat_at);
+  }
+  if (pull) pull_votes(now, effects);
+}
+
+void Coordinator::pull_votes(Nanos, Effects& effects) {
+  const auto predecessor = route_.predecessor(self_);
+  if (!predecessor) return;
+  Outgoing& out = effects.send_now(configuration_.acceptors[*predecessor].endpoint,
+                                   MessageType::kPull, sizeof(Pull));
+  auto& m = *reinterpret_cast<Pull*>(out.message());
+  auto* entry = reinterpret_cast<PullEntry*>(&m + 1);
+  std::uint32_t count = 0;
+  for (Instance i = decided_below_; i < next_ && count < kPullEntriesMax; ++i) {
+    const Slot& place = slot(i);
+    if (place.decided || place.repeats != 1) continue;
+    entry[count++] = {raw(i), ~std::uint64_t{0}};
+  }
+  m = {static_cast<std::uint8_t>(PullKind::kVote), 0, static_cast<std::uint16_t>(count),
+       raw(ballot_)};
+  out.message_bytes = static_cast<std::uint16_t>(sizeof(Pull) + count * sizeof(PullEntry));
+  counters_[CoordinatorCounter::kVotesPulled].add(count);
+}
+
+}  // namespace annulus::consensus
+
+namespace annulus::dataplane {
+
+template <>
+const std::array<const char*, static_cast<std::size_t>(consensus::CoordinatorCounter::kCount)>
+    CounterNames<consensus::CoordinatorCounter>::names = {"elections_started",
+                                                          "elections_won",
+                                                          "stepped_down",
+                                                          "proposals",
+                                                          "decided",
+                                                          "decided_by_spare",
+                                                          "decisions_piggybacked",
+                                                          "decisions_flushed",
+                                                          "heartbeats",
+                                                          "votes_pulled",
+                                                          "proposals_repeated",
+                                                          "window_full",
+                                                          "credit_blocked",
+                                                          "learners_left",
+                                                          "learners_back",
+                                                          "values_recovered",
+                                                          "holes_filled",
+                                                          "values_pulled",
+                                                          "drop_stale_vote",
+                                                          "drop_mismatched_vote",
+                                                          "drop_too_far_behind"};
+
+}  // namespace annulus::dataplane

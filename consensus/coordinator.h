@@ -1,0 +1,184 @@
+// The coordinator role: runs Phase 1 for all instances from some point on, then gives each value an
+// instance, proposes it to everyone, counts votes and tells decisions. Pure; on the core of the
+// node's acceptor, whose vote it casts with its own proposal.
+//
+// Rules (protocol.md sections 2 and 3):
+// - Phase 1 covers every instance from the first not known chosen. Of each instance the value
+//   accepted at the highest ballot is proposed again, under its own id; a hole below the top
+//   accepted instance becomes a no-op, and nothing else ever fills one (T7).
+// - Any majority of distinct acceptors that accepted the same (instance, ballot, value) decides.
+// - Decisions ride on later proposals; when none is to be expected soon they are told at once.
+// - At most `window` instances are undecided, and none is more than `learner_window` past the
+//   slowest learner in the credit set. A slow learner slows; one that blocks the window without
+//   progress leaves the set, and comes back when it is within half a window of the fastest.
+// - A missing vote is pulled from the ring predecessor first, then the proposal is repeated.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "consensus/acceptor.h"
+#include "consensus/submit_streams.h"
+
+namespace annulus::consensus {
+
+struct CoordinatorOptions {
+  std::uint32_t window = 256;            // undecided instances, a power of two
+  std::uint32_t learner_window = 1'024;  // instances a learner can hold undelivered
+  std::uint32_t fragment_bytes = 1'200;
+  std::uint64_t fingerprint = 0;
+  SubmitOptions submit;
+  Nanos heartbeat = 20 * kMillisecond;  // longest silence of an idle coordinator
+};
+
+enum class CoordinatorCounter : std::uint8_t {
+  kElectionsStarted,
+  kElectionsWon,
+  kSteppedDown,
+  kProposals,
+  kDecided,
+  kDecidedBySpare,        // a vote came from outside the ring
+  kDecisionsPiggybacked,  // told by a proposal
+  kDecisionsFlushed,      // told by a message of their own
+  kHeartbeats,
+  kVotesPulled,
+  kProposalsRepeated,
+  kWindowFull,
+  kCreditBlocked,
+  kLearnersLeft,
+  kLearnersBack,
+  kValuesRecovered,
+  kHolesFilled,
+  kValuesPulled,
+  kDropStaleVote,
+  kDropMismatchedVote,
+  kDropTooFarBehind,
+  kCount,
+};
+
+class Coordinator {
+ public:
+  Coordinator(const Configuration& configuration, std::uint32_t self,
+              const CoordinatorOptions& options, Acceptor& acceptor,
+              dataplane::BufferPool& assembly_pool);
+
+  /// Starts Phase 1 with a ballot above every one seen.
+  void start(Nanos now, Effects& effects);
+  bool active() const { return state_ == State::kActive; }
+  bool idle() const { return state_ == State::kIdle; }
+  Ballot ballot() const { return ballot_; }
+
+  /// Another coordinator's ballot was seen: a higher one ends this coordinator's term.
+  void observe(Ballot ballot);
+
+  void on_submit(const Received& in, Nanos now);
+  void on_phase1b(const Received& in, Nanos now, Effects& effects);
+  void on_phase2b(const Received& in, Nanos now);
+  void on_value(const Received& in, Nanos now, Effects& effects);
+  void on_credit(std::uint32_t learner, Instance delivered_below, Nanos now);
+
+  /// Proposes what may be proposed, tells decisions, acknowledges. Once per burst.
+  void flush(Nanos now, Effects& effects);
+  void tick(Nanos now, Effects& effects);
+  Nanos deadline() const { return deadline_; }
+
+  Instance decided_below() const { return decided_below_; }
+  Instance next_instance() const { return next_; }
+  dataplane::Counters<CoordinatorCounter>& counters() { return counters_; }
+  dataplane::Counters<SubmitCounter>& submit_counters() { return streams_.counters(); }
+  /// From a value's first frame to its decision.
+  const dataplane::Histogram& ordered_ns() const { return ordered_ns_; }
+
+ private:
+  enum class State : std::uint8_t { kIdle, kPhase1, kCollecting, kActive };
+
+  struct Slot {
+    Value value;
+    Slice bytes;
+    AcceptorSet votes{};
+    Nanos received = 0;
+    Nanos proposed = 0;
+    Nanos repeat_at = 0;
+    std::uint32_t repeats = 0;
+    bool decided = false;
+  };
+  struct Recovered {
+    Instance instance{};
+    Ballot ballot{};
+    Assembly assembly;
+    std::uint32_t holder = 0;  // an acceptor that reported it
+  };
+  struct Learner {
+    bool known = false;
+    bool in_set = false;
+    Instance delivered_below = kFirstInstance;
+    Nanos progressed = 0;
+  };
+
+  Slot& slot(Instance instance) { return slots_[raw(instance) & (slots_.size() - 1)]; }
+  Recovered& recovered(Instance instance) {
+    return recovered_[raw(instance) & (recovered_.size() - 1)];
+  }
+  void send_phase1a(Nanos now, Effects& effects);
+  void merge(Instance instance, Ballot ballot, const Value& value, std::uint32_t holder);
+  void count_promise(std::uint32_t acceptor, Nanos now, Effects& effects);
+  void finish_phase1(Nanos now, Effects& effects);
+  void collect(Nanos now, Effects& effects);
+  void propose_all(Nanos now, Effects& effects);
+  void propose(const Value& value, const Slice& bytes, Nanos received, Nanos now, Effects& effects);
+  void send_proposal(Instance instance, const Slot& slot, Effects& effects);
+  void add_votes(Instance instance, AcceptorSet votes, Nanos now);
+  void advance_decided(Nanos now);
+  void tell_decisions(Nanos now, Effects& effects);
+  void send_decision(Nanos now, Effects& effects);
+  void repeat_undecided(Nanos now, Effects& effects);
+  void pull_votes(Nanos now, Effects& effects);
+  void drop_blocking_learners(Nanos now);
+  Instance credit_below() const;
+  Decided decided() const { return {ballot_, from_, decided_below_}; }
+  Nanos learner_stall() const;
+  void schedule(Nanos at) { deadline_ = at < deadline_ ? at : deadline_; }
+  NodeId self_id() const { return configuration_.acceptors[self_].id; }
+
+  const Configuration& configuration_;
+  const std::uint32_t self_;
+  const CoordinatorOptions options_;
+  Acceptor& acceptor_;
+  dataplane::BufferPool& pool_;
+  SubmitStreams streams_;
+
+  State state_ = State::kIdle;
+  Ballot ballot_{};
+  Ballot highest_seen_{};
+  Route route_;
+  Instance from_ = kFirstInstance;           // first instance of this ballot
+  Instance next_ = kFirstInstance;           // next to propose
+  Instance decided_below_ = kFirstInstance;  // contiguous
+  Instance told_below_ = kFirstInstance;
+  std::vector<Slot> slots_;
+
+  // Phase 1.
+  AcceptorSet promises_{};
+  std::array<std::uint64_t, kAcceptorsMax> parts_seen_{};
+  std::vector<Recovered> recovered_;
+  Instance recovered_below_ = kFirstInstance;
+  Nanos phase1_retry_at_ = kNever;
+  std::uint32_t pull_turn_ = 0;
+
+  // Timers.
+  Nanos deadline_ = kNever;
+  QuantileEstimate vote_delay_;
+  Nanos last_proposed_ = 0;
+  Nanos proposal_gap_ = kSecond;  // running mean of the time between proposals
+  Nanos tell_by_ = kNever;
+  Nanos heartbeat_at_ = kNever;
+  Nanos heartbeat_gap_ = kMillisecond;
+  Nanos blocked_since_ = kNever;
+  bool proposed_this_burst_ = false;
+
+  std::array<Learner, kLearnersMax> learners_{};
+  dataplane::Counters<CoordinatorCounter> counters_;
+  dataplane::Histogram ordered_ns_;
+};
+
+}  // namespace annulus::consensus

@@ -1,0 +1,34 @@
+// Running estimate of a high quantile of a delay: what "late" means to timers that adapt.
+#pragma once
+
+#include <algorithm>
+
+#include "dataplane/clock.h"
+
+namespace annulus::consensus {
+
+/// Follows the 99th percentile: a sample above raises the estimate by 1/8 of the excess, at least
+/// 1/16 of itself; one below lowers it by 1/1024 of itself. In balance about one sample in a
+/// hundred is above. Between `floor` and `ceiling`.
+class QuantileEstimate {
+ public:
+  QuantileEstimate(Nanos first, Nanos floor, Nanos ceiling)
+      : estimate_(first), floor_(floor), ceiling_(ceiling) {}
+
+  void record(Nanos sample) {
+    if (sample > estimate_) {
+      estimate_ += std::max((sample - estimate_) / 8, estimate_ / 16);
+    } else {
+      estimate_ -= estimate_ / 1024;
+    }
+    estimate_ = std::clamp(estimate_, floor_, ceiling_);
+  }
+  Nanos p99() const { return estimate_; }
+
+ private:
+  Nanos estimate_;
+  Nanos floor_;
+  Nanos ceiling_;
+};
+
+}  // namespace annulus::consensus

@@ -1,0 +1,326 @@
+#include "consensus/node.h"
+
+#include <algorithm>
+
+namespace annulus::consensus {
+namespace {
+
+/// Longer values are assembled in a node's own buffers: one for each place that may hold one.
+std::uint32_t acceptor_assemblies(const AcceptorNodeOptions& options) {
+  return options.acceptor.retain                   // accepted and kept
+         + options.coordinator.window              // proposed
+         + 4 * options.coordinator.submit.window;  // being submitted
+}
+
+std::uint32_t learner_assemblies(const LearnerNodeOptions& options) {
+  return 2 * options.learner.window  // undelivered, and with the worker
+         + 4 * options.submit.window + 16;
+}
+
+std::string plan_line(const char* what, std::uint64_t count, std::uint64_t each) {
+  return std::string("  ") + what + ": " + std::to_string(count) + " x " + std::to_string(each) +
+         " B = " + std::to_string(count * each / 1024) + " KiB\n";
+}
+
+std::uint32_t acceptor_index(const Configuration& configuration, NodeId id) {
+  const auto index = configuration.acceptor_index(id);
+  CHECK(index.has_value());
+  return *index;
+}
+
+std::uint32_t learner_index(const Configuration& configuration, NodeId id) {
+  const auto index = configuration.learner_index(id);
+  CHECK(index.has_value());
+  return *index;
+}
+
+}  // namespace
+
+// --- AcceptorNode
+
+AcceptorNode::AcceptorNode(const AcceptorNodeOptions& options, const Configuration& configuration,
+                           dataplane::Transport& transport)
+    : configuration_(configuration),
+      options_(options),
+      self_(acceptor_index(configuration, options.identity.node)),
+      pool_(acceptor_assemblies(options), options.value_bytes_max),
+      port_(transport, options.identity, configuration, options.value_bytes_max),
+      acceptor_(configuration, self_, options.acceptor, pool_),
+      coordinator_(configuration, self_, options.coordinator, acceptor_, pool_),
+      start_election_(options.coordinate) {}
+
+dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
+  std::uint32_t work = 0;
+  while (work < budget) {
+    const std::span<Received> burst = port_.receive(now);
+    if (burst.empty()) break;
+    work += static_cast<std::uint32_t>(burst.size());
+    if (options_.mute) {
+      counters_[NodeCounter::kDropMute].add(burst.size());
+    } else {
+      for (const Received& in : burst) {
+        if (effects_.room() < Effects::kPerStepMax) port_.send(now, effects_);
+        handle(in, now);
+      }
+    }
+    Port::release(burst);
+  }
+  if (options_.mute) return {work, kNever};
+  if (effects_.room() < 2 * Effects::kPerStepMax) port_.send(now, effects_);
+  if (std::exchange(start_election_, false)) coordinator_.start(now, effects_);
+  acceptor_.tick(now, effects_);
+  port_.send(now, effects_);
+  coordinator_.tick(now, effects_);
+  coordinator_.flush(now, effects_);
+  if (effects_.room() < 2) port_.send(now, effects_);
+  acceptor_.flush(effects_);
+  port_.send(now, effects_);
+  return {work, std::min(acceptor_.deadline(), coordinator_.deadline())};
+}
+
+void AcceptorNode::handle(const Received& in, Nanos now) {
+  switch (in.type) {
+    case MessageType::kSubmit:
+      on_submit(in, now);
+      break;
+    case MessageType::kPhase1A:
+      coordinator_.observe(Ballot{message<Phase1A>(in.frame).ballot.get()});
+      acceptor_.on_phase1a(in, effects_);
+      break;
+    case MessageType::kPhase1B:
+      coordinator_.on_phase1b(in, now, effects_);
+      break;
+    case MessageType::kPhase2A:
+      coordinator_.observe(Ballot{message<Phase2A>(in.frame).ballot.get()});
+      acceptor_.on_phase2a(in, now, effects_);
+      break;
+    case MessageType::kPhase2B:
+      if (coordinator_.active() &&
+          Ballot{message<Phase2B>(in.frame).ballot.get()} == coordinator_.ballot()) {
+        coordinator_.on_phase2b(in, now);
+      } else {
+        acceptor_.on_phase2b(in, now, effects_);
+      }
+      break;
+    case MessageType::kDecision: {
+      const Decided decided = from_wire(message<Decision>(in.frame).decided);
+      coordinator_.observe(decided.ballot);
+      acceptor_.on_decided(decided, now);
+      break;
+    }
+    case MessageType::kReject:
+      coordinator_.observe(Ballot{message<Reject>(in.frame).promised.get()});
+      break;
+    case MessageType::kPull:
+      acceptor_.on_pull(in, effects_);
+      break;
+    case MessageType::kValue:
+      coordinator_.on_value(in, now, effects_);
+      acceptor_.on_value(in, now, effects_);
+      break;
+    case MessageType::kTrimmed:
+      acceptor_.on_trimmed(message<Trimmed>(in.frame));
+      break;
+    case MessageType::kLearnerStatus:
+      on_learner_status(in, now);
+      break;
+    case MessageType::kSubmitAck:
+    case MessageType::kReply:
+    case MessageType::kQuery:
+      counters_[NodeCounter::kDropNotForUs].add();
+      break;
+  }
+}
+
+void AcceptorNode::on_submit(const Received& in, Nanos now) {
+  if (!coordinator_.idle()) {
+    coordinator_.on_submit(in, now);
+    return;
+  }
+  counters_[NodeCounter::kRedirects].add();
+  const auto& m = message<Submit>(in.frame);
+  effects_.send_now(
+      in.from, MessageType::kSubmitAck,
+      SubmitAck{m.value.id.epoch, 0ull, 0ull, raw(coordinator_of(acceptor_.promised()))});
+}
+
+void AcceptorNode::on_learner_status(const Received& in, Nanos now) {
+  const auto learner = configuration_.learner_index(NodeId{in.frame.header->sender.get()});
+  if (!learner) {
+    counters_[NodeCounter::kDropUnknownPeer].add();
+    return;
+  }
+  const Instance below{message<LearnerStatus>(in.frame).delivered_below.get()};
+  acceptor_.on_learner_status(*learner, below);
+  coordinator_.on_credit(*learner, below, now);
+}
+
+void AcceptorNode::add_counters(dataplane::Registry& registry, const std::string& node) {
+  registry.add(node, "stage.acceptor", stage_counters());
+  registry.add(node, "acceptor", acceptor_.counters());
+  registry.add(node, "coordinator", coordinator_.counters());
+  registry.add(node, "submit", coordinator_.submit_counters());
+  registry.add(node, "port", port_.counters());
+  registry.add(node, "transport", port_.transport().counters());
+  registry.add(node, "node", counters_);
+  registry.add(node, "ordered_ns", coordinator_.ordered_ns());
+}
+
+std::string AcceptorNode::memory_plan(const AcceptorNodeOptions& options) {
+  return plan_line("assembly buffers (retain + window + 4 x submit window)",
+                   acceptor_assemblies(options), options.value_bytes_max) +
+         plan_line("submit places (proposers x submit window)",
+                   std::uint64_t{options.coordinator.submit.proposers_max} *
+                       options.coordinator.submit.window,
+                   sizeof(Assembly) + sizeof(Nanos)) +
+         plan_line("effects", Effects::kCapacity, sizeof(Outgoing));
+}
+
+// --- LearnerNode
+
+LearnerNode::LearnerNode(const LearnerNodeOptions& options, const Configuration& configuration,
+                         dataplane::Transport& transport, dataplane::SpscRing<Delivery>& deliveries,
+                         dataplane::SpscRing<ReplyFrame>& replies)
+    : options_(options),
+      self_(learner_index(configuration, options.identity.node)),
+      pool_(learner_assemblies(options), options.value_bytes_max),
+      port_(transport, options.identity, configuration, options.value_bytes_max),
+      learner_(configuration, self_, options.learner, pool_),
+      direct_(options.submit, pool_),
+      deliveries_(deliveries),
+      replies_(replies) {}
+
+dataplane::PollResult LearnerNode::poll(Nanos now, std::uint32_t budget) {
+  std::uint32_t work = send_replies(now, budget);
+  while (work < budget) {
+    const std::span<Received> burst = port_.receive(now);
+    if (burst.empty()) break;
+    work += static_cast<std::uint32_t>(burst.size());
+    for (const Received& in : burst) handle(in, now);
+    Port::release(burst);
+  }
+  work += deliver(now);
+  if (options_.client_server) {
+    direct_.flush(options_.identity.node, now, effects_);
+  } else {
+    learner_.tick(now, effects_);
+  }
+  port_.send(now, effects_);
+  return {work, options_.client_server ? kNever : learner_.deadline()};
+}
+
+void LearnerNode::handle(const Received& in, Nanos now) {
+  if (options_.client_server) {
+    if (in.type == MessageType::kSubmit) direct_.on_submit(in, now);
+    if (in.type == MessageType::kQuery) on_query(in, now);
+    return;
+  }
+  switch (in.type) {
+    case MessageType::kPhase2A:
+      learner_.on_phase2a(in, now);
+      break;
+    case MessageType::kDecision:
+      learner_.on_decision(in, now);
+      break;
+    case MessageType::kValue:
+      learner_.on_value(in, now);
+      break;
+    case MessageType::kTrimmed:
+      learner_.on_trimmed(message<Trimmed>(in.frame));
+      break;
+    case MessageType::kQuery:
+      on_query(in, now);
+      break;
+    default:
+      counters_[NodeCounter::kDropNotForUs].add();
+  }
+}
+
+std::uint32_t LearnerNode::send_replies(Nanos now, std::uint32_t budget) {
+  std::uint32_t sent = 0;
+  for (; sent < budget; ++sent) {
+    ReplyFrame* reply = replies_.front();
+    if (reply == nullptr) break;
+    if (effects_.room() == 0) port_.send(now, effects_);
+    Outgoing& out = effects_.send_now(reply->to, MessageType::kReply, reply->message);
+    out.payload = std::move(reply->payload);
+    replies_.pop();
+  }
+  counters_[NodeCounter::kRepliesSent].add(sent);
+  port_.send(now, effects_);
+  return sent;
+}
+
+std::uint32_t LearnerNode::deliver(Nanos) {
+  std::uint32_t delivered = 0;
+  const std::uint32_t room = deliveries_.room();
+  Delivery delivery;
+  while (delivered < room) {
+    if (options_.client_server) {
+      const SubmitStreams::Ready* ready = direct_.front();
+      if (ready == nullptr) return delivered;
+      delivery = {DeliveryKind::kDirect, direct_next_, ready->value, ready->bytes, ready->received};
+      ++direct_next_;
+      direct_.pop();
+    } else if (!learner_.next(delivery)) {
+      return delivered;
+    }
+    CHECK(deliveries_.push(std::move(delivery)));
+    ++delivered;
+  }
+  learner_.count_back_pressure();
+  return delivered;
+}
+
+void LearnerNode::on_query(const Received& in, Nanos now) {
+  counters_[NodeCounter::kQueriesReceived].add();
+  const auto& m = message<Query>(in.frame);
+  const Value value = from_wire(m.value);
+  PendingQuery* place = &queries_[0];
+  for (PendingQuery& pending : queries_) {
+    if (pending.assembly.started() && pending.assembly.value() == value) {
+      place = &pending;
+      break;
+    }
+    if (pending.used < place->used) place = &pending;
+  }
+  if (!place->assembly.started() || place->assembly.value() != value) place->assembly.start(value);
+  place->used = ++query_turn_;
+  const AssemblyOutcome outcome = place->assembly.add(
+      value, from_wire(m.fragment), in.frame.payload, in.frame.header->payload_hash, pool_);
+  if (outcome == AssemblyOutcome::kNoMemory) counters_[NodeCounter::kDropQueryNoMemory].add();
+  if (outcome != AssemblyOutcome::kComplete) return;
+  // A full ring drops the query: the client will ask again.
+  deliveries_.push({DeliveryKind::kQuery, Instance{}, value, place->assembly.bytes(), now});
+  *place = PendingQuery{};
+}
+
+void LearnerNode::add_counters(dataplane::Registry& registry, const std::string& node) {
+  registry.add(node, "stage.learner", stage_counters());
+  if (options_.client_server) {
+    registry.add(node, "submit", direct_.counters());
+  } else {
+    registry.add(node, "learner", learner_.counters());
+  }
+  registry.add(node, "port", port_.counters());
+  registry.add(node, "transport", port_.transport().counters());
+  registry.add(node, "node", counters_);
+}
+
+std::string LearnerNode::memory_plan(const LearnerNodeOptions& options) {
+  return plan_line("assembly buffers (2 x window + 4 x submit window + 16 queries)",
+                   learner_assemblies(options), options.value_bytes_max) +
+         plan_line("effects", Effects::kCapacity, sizeof(Outgoing));
+}
+
+}  // namespace annulus::consensus
+
+namespace annulus::dataplane {
+
+template <>
+const std::array<const char*, static_cast<std::size_t>(consensus::NodeCounter::kCount)>
+    CounterNames<consensus::NodeCounter>::names = {
+        "redirects",    "drop_not_for_us",  "drop_unknown_peer",   "drop_mute",
+        "replies_sent", "queries_received", "drop_query_no_memory"};
+
+}  // namespace annulus::dataplane
