@@ -1,3 +1,4 @@
+// Buffers and slices: every buffer comes back exactly once, from whichever core.
 #include "dataplane/buffer.h"
 
 #include <gtest/gtest.h>

@@ -54,7 +54,7 @@ class alignas(64) Counters {
 class Histogram {
  public:
   static constexpr std::uint32_t kSubBits = 5;
-  static constexpr std::uint32_t kBuckets = (64 - kSubBits) << kSubBits;
+  static constexpr std::uint32_t kBuckets = (64 - kSubBits + 1) << kSubBits;
 
   void record(std::uint64_t value) {
     buckets_[bucket_of(value)].add();

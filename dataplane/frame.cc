@@ -44,7 +44,10 @@ FrameFault open_frame(const Slice& head, const Slice& payload, const FrameFilter
   const std::uint64_t received = std::uint64_t{head.size()} + payload.size();
   if (received < expected || head.size() < head_bytes) return FrameFault::kTruncated;
   if (received > expected) return FrameFault::kTrailingBytes;
-  if (frame_checksum(*header, message_bytes) != header->checksum) return FrameFault::kBadChecksum;
+  if (header->tag != decltype(header->tag){} ||
+      frame_checksum(*header, message_bytes) != header->checksum) {
+    return FrameFault::kBadChecksum;
+  }
   frame.header = header;
   frame.message = {head.data() + sizeof(FrameHeader), message_bytes};
   // A head longer than header and message holds the payload too (and then `payload` is empty).

@@ -60,7 +60,7 @@ enum class FrameFault : std::uint8_t {
   kForeignCluster,
   kForeignRing,
   kTrailingBytes,  // longer than its lengths say
-  kBadChecksum,
+  kBadChecksum,    // or a tag where none is due
   kBadPayloadHash,
   kCount,
 };

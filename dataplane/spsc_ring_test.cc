@@ -1,3 +1,4 @@
+// The ring between two cores: bounds, bursts, references, order under threads.
 #include "dataplane/spsc_ring.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// The in-process switch: delivery, shared memory, drops, fairness, threads.
 #include "dataplane/local/local_transport.h"
 
 #include <gtest/gtest.h>
