@@ -142,6 +142,7 @@ ParseOutcome RespParser::incomplete(std::size_t position, std::size_t needed) {
 
 ParseOutcome RespParser::next(std::string_view input, Arguments& arguments, std::size_t& consumed) {
   consumed = 0;
+  needed_ = 0;
   arguments.count_ = 0;
   if (skipping_) return skip(input, 0, consumed);
   if (input.empty()) return incomplete(0, 1);
