@@ -70,6 +70,8 @@ class Learner {
   Instance delivered_below() const { return next_; }
   /// Instances below are decided, as far as this learner heard.
   Instance decided_below() const { return decided_below_; }
+  /// The highest ballot whose decisions were heard; names the coordinator.
+  Ballot ballot() const { return decided_.ballot; }
   /// The acceptors no longer hold what comes next here.
   bool behind_log() const { return next_ < trimmed_below_; }
   dataplane::Counters<LearnerCounter>& counters() { return counters_; }

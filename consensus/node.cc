@@ -187,11 +187,11 @@ LearnerNode::LearnerNode(const LearnerNodeOptions& options, const Configuration&
       port_(transport, options.identity, configuration, options.value_bytes_max),
       learner_(configuration, self_, options.learner, pool_),
       direct_(options.submit, pool_),
-      deliveries_(deliveries),
-      replies_(replies) {}
+      rings_(rings) {}
 
 dataplane::PollResult LearnerNode::poll(Nanos now, std::uint32_t budget) {
   std::uint32_t work = send_replies(now, budget);
+  send_proposals(now);
   while (work < budget) {
     const std::span<Received> burst = port_.receive(now);
     if (burst.empty()) break;
@@ -239,21 +239,42 @@ void LearnerNode::handle(const Received& in, Nanos now) {
 std::uint32_t LearnerNode::send_replies(Nanos now, std::uint32_t budget) {
   std::uint32_t sent = 0;
   for (; sent < budget; ++sent) {
-    ReplyFrame* reply = replies_.front();
+    ReplyFrame* reply = rings_.replies.front();
     if (reply == nullptr) break;
     if (effects_.room() == 0) port_.send(now, effects_);
     Outgoing& out = effects_.send_now(reply->to, MessageType::kReply, reply->message);
     out.payload = std::move(reply->payload);
-    replies_.pop();
+    rings_.replies.pop();
   }
   counters_[NodeCounter::kRepliesSent].add(sent);
   port_.send(now, effects_);
   return sent;
 }
 
+void LearnerNode::send_proposals(Nanos now) {
+  Proposal* proposal = rings_.proposals.front();
+  if (proposal == nullptr) return;
+  if (options_.client_server) {
+    if (rings_.deliveries.room() == 0) return;
+    rings_.deliveries.push({DeliveryKind::kDirect, direct_next_, from_wire(proposal->message.value),
+                            std::move(proposal->payload), now});
+    ++direct_next_;
+  } else if (const auto coordinator =
+                 configuration_.acceptor_index(coordinator_of(learner_.ballot()))) {
+    counters_[NodeCounter::kProposalsSent].add();
+    Outgoing& out = effects_.send_now(configuration_.acceptors[*coordinator].endpoint,
+                                      MessageType::kSubmit, proposal->message);
+    out.payload = std::move(proposal->payload);
+    out.payload_hash = proposal->message.value.content_hash;
+  } else {
+    counters_[NodeCounter::kDropProposal].add();
+  }
+  rings_.proposals.pop();
+}
+
 std::uint32_t LearnerNode::deliver(Nanos) {
   std::uint32_t delivered = 0;
-  const std::uint32_t room = deliveries_.room();
+  const std::uint32_t room = rings_.deliveries.room();
   Delivery delivery;
   while (delivered < room) {
     if (options_.client_server) {
@@ -265,7 +286,7 @@ std::uint32_t LearnerNode::deliver(Nanos) {
     } else if (!learner_.next(delivery)) {
       return delivered;
     }
-    CHECK(deliveries_.push(std::move(delivery)));
+    CHECK(rings_.deliveries.push(std::move(delivery)));
     ++delivered;
   }
   learner_.count_back_pressure();
@@ -291,7 +312,7 @@ void LearnerNode::on_query(const Received& in, Nanos now) {
   if (outcome == AssemblyOutcome::kNoMemory) counters_[NodeCounter::kDropQueryNoMemory].add();
   if (outcome != AssemblyOutcome::kComplete) return;
   // A full ring drops the query: the client will ask again.
-  deliveries_.push({DeliveryKind::kQuery, Instance{}, value, place->assembly.bytes(), now});
+  rings_.deliveries.push({DeliveryKind::kQuery, Instance{}, value, place->assembly.bytes(), now});
   *place = PendingQuery{};
 }
 
@@ -320,7 +341,8 @@ namespace annulus::dataplane {
 template <>
 const std::array<const char*, static_cast<std::size_t>(consensus::NodeCounter::kCount)>
     CounterNames<consensus::NodeCounter>::names = {
-        "redirects",    "drop_not_for_us",  "drop_unknown_peer",   "drop_mute",
-        "replies_sent", "queries_received", "drop_query_no_memory"};
+        "redirects",    "drop_not_for_us",  "drop_unknown_peer",    "drop_mute",
+        "replies_sent", "queries_received", "drop_query_no_memory", "proposals_sent",
+        "drop_proposal"};
 
 }  // namespace annulus::dataplane

@@ -24,6 +24,8 @@ enum class NodeCounter : std::uint8_t {
   kRepliesSent,
   kQueriesReceived,
   kDropQueryNoMemory,
+  kProposalsSent,
+  kDropProposal,  // no coordinator is known to send it to
   kCount,
 };
 
@@ -85,10 +87,14 @@ struct LearnerNodeOptions {
 
 class LearnerNode final : public dataplane::Stage {
  public:
-  /// `deliveries` leads to the worker, `replies` comes from it.
+  /// The rings that join it to its worker: `deliveries` leads there, the others come back.
+  struct Rings {
+    dataplane::SpscRing<Delivery>& deliveries;
+    dataplane::SpscRing<ReplyFrame>& replies;
+    dataplane::SpscRing<Proposal>& proposals;
+  };
   LearnerNode(const LearnerNodeOptions& options, const Configuration& configuration,
-              dataplane::Transport& transport, dataplane::SpscRing<Delivery>& deliveries,
-              dataplane::SpscRing<ReplyFrame>& replies);
+              dataplane::Transport& transport, const Rings& rings);
 
   dataplane::PollResult poll(Nanos now, std::uint32_t budget) override;
   const char* name() const override { return "learner"; }
@@ -108,9 +114,11 @@ class LearnerNode final : public dataplane::Stage {
   void handle(const Received& in, Nanos now);
   void on_query(const Received& in, Nanos now);
   std::uint32_t send_replies(Nanos now, std::uint32_t budget);
+  void send_proposals(Nanos now);
   std::uint32_t deliver(Nanos now);
 
   const LearnerNodeOptions options_;
+  const Configuration& configuration_;
   const std::uint32_t self_;
   dataplane::BufferPool pool_;
   Port port_;
@@ -119,8 +127,7 @@ class LearnerNode final : public dataplane::Stage {
   Instance direct_next_ = kFirstInstance;
   std::array<PendingQuery, kQueriesMax> queries_;
   std::uint64_t query_turn_ = 0;
-  dataplane::SpscRing<Delivery>& deliveries_;
-  dataplane::SpscRing<ReplyFrame>& replies_;
+  const Rings rings_;
   Effects effects_;
   dataplane::Counters<NodeCounter> counters_;
 };

@@ -47,10 +47,12 @@ class RingTest : public testing::Test {
     for (std::uint32_t i = 0; i < 2; ++i) {
       deliveries_.push_back(std::make_unique<dataplane::SpscRing<Delivery>>(1'024));
       replies_.push_back(std::make_unique<dataplane::SpscRing<ReplyFrame>>(64));
+      proposals_.push_back(std::make_unique<dataplane::SpscRing<Proposal>>(2));
       LearnerNodeOptions options;
       options.identity = {kCluster, 0, NodeId{i + 4}, 1};
       learners_.push_back(std::make_unique<LearnerNode>(
-          options, configuration_, switch_->transport(i + 3), *deliveries_[i], *replies_[i]));
+          options, configuration_, switch_->transport(i + 3),
+          LearnerNode::Rings{*deliveries_[i], *replies_[i], *proposals_[i]}));
     }
     port_ = std::make_unique<Port>(switch_->transport(5), PortIdentity{kCluster, 0, kNoNode, 9},
                                    configuration_, 65'536);
@@ -104,6 +106,7 @@ class RingTest : public testing::Test {
   std::array<bool, 3> stopped_{};
   std::vector<std::unique_ptr<dataplane::SpscRing<Delivery>>> deliveries_;
   std::vector<std::unique_ptr<dataplane::SpscRing<ReplyFrame>>> replies_;
+  std::vector<std::unique_ptr<dataplane::SpscRing<Proposal>>> proposals_;
   std::vector<std::unique_ptr<LearnerNode>> learners_;
   std::unique_ptr<Port> port_;
   std::array<std::vector<std::uint64_t>, 2> delivered_;
@@ -126,6 +129,7 @@ TEST_F(RingTest, EveryLearnerDeliversEveryValueInOrder) {
     learners_.clear();
     deliveries_.clear();
     replies_.clear();
+    proposals_.clear();
     delivered_ = {};
     start(dissemination);
     run(5);

@@ -44,10 +44,12 @@ struct Ring {
     for (std::uint32_t i = 0; i < 2; ++i) {
       deliveries.push_back(std::make_unique<dataplane::SpscRing<Delivery>>(1'024));
       replies.push_back(std::make_unique<dataplane::SpscRing<ReplyFrame>>(64));
+      proposals.push_back(std::make_unique<dataplane::SpscRing<Proposal>>(2));
       LearnerNodeOptions options;
       options.identity = {kCluster, 0, NodeId{i + 4}, 1};
       learners.push_back(std::make_unique<LearnerNode>(
-          options, configuration, fabric.transport(i + 3), *deliveries[i], *replies[i]));
+          options, configuration, fabric.transport(i + 3),
+          LearnerNode::Rings{*deliveries[i], *replies[i], *proposals[i]}));
     }
     port = std::make_unique<Port>(fabric.transport(kProposer),
                                   PortIdentity{kCluster, 0, kNoNode, 9}, configuration, 65'536);
@@ -89,6 +91,7 @@ struct Ring {
   std::vector<std::unique_ptr<AcceptorNode>> acceptors;
   std::vector<std::unique_ptr<dataplane::SpscRing<Delivery>>> deliveries;
   std::vector<std::unique_ptr<dataplane::SpscRing<ReplyFrame>>> replies;
+  std::vector<std::unique_ptr<dataplane::SpscRing<Proposal>>> proposals;
   std::vector<std::unique_ptr<LearnerNode>> learners;
   std::unique_ptr<Port> port;
   Effects effects;
