@@ -54,10 +54,13 @@ constexpr std::uint32_t kSegmentMagic = 0x47455341;  // "ASEG"
 constexpr std::uint16_t kSegmentVersion = 1;
 
 /// The segments of one service: equal, page-aligned blocks in one reserved address range.
+///
+/// One core at a time may create and destroy. Others may go on reading and writing segments that
+/// are live.
 class SegmentStore {
  public:
   /// Reserves address space for `count_max` segments of `segment_bytes` (a multiple of 4096);
-  /// memory is touched as segments are created.
+  /// memory is touched as segments are used.
   SegmentStore(std::uint8_t service, std::uint32_t segment_bytes, std::uint32_t count_max);
   SegmentStore(const SegmentStore&) = delete;
   SegmentStore& operator=(const SegmentStore&) = delete;
@@ -67,7 +70,10 @@ class SegmentStore {
   std::optional<SegmentId> create(std::uint32_t key_class);
   /// Gives a segment back. Its id may be used again.
   void destroy(SegmentId id);
-  /// Puts a copy of a foreign segment's bytes into the store; the bytes were checked by verify().
+  /// Whether `bytes` may be installed here: magic, version, service and lengths. What lies behind
+  /// the header is for the service to check (Service::on_segments_installed()).
+  Status verify(std::span<const std::byte> bytes) const;
+  /// Puts a copy of a foreign segment's bytes into the store; verify() has passed them.
   std::optional<SegmentId> install(std::span<const std::byte> bytes);
   /// Removes all segments.
   void clear();
@@ -82,22 +88,28 @@ class SegmentStore {
   const SegmentHeader& header(SegmentId id) const {
     return *reinterpret_cast<const SegmentHeader*>(at(id));
   }
-  bool live(SegmentId id) const { return live_[static_cast<std::uint32_t>(id)]; }
+  bool live(SegmentId id) const { return live_[static_cast<std::uint32_t>(id)] != 0; }
   std::uint32_t segment_bytes() const { return segment_bytes_; }
   std::uint32_t count() const { return count_; }
   std::uint32_t count_max() const { return static_cast<std::uint32_t>(live_.size()); }
+  /// Every live segment's id is below this.
+  std::uint32_t id_end() const { return next_; }
   std::uint8_t service() const { return service_; }
 
   /// The bytes of `id` that matter.
   std::span<const std::byte> bytes(SegmentId id) const { return {at(id), header(id).used_bytes}; }
 
  private:
+  std::optional<SegmentId> take();
+
   std::uint8_t service_;
   std::uint32_t segment_bytes_;
+  std::size_t mapped_bytes_;
+  std::byte* mapped_;
   std::byte* base_;
-  std::vector<bool> live_;
-  std::vector<std::uint32_t> free_;
-  std::uint32_t next_ = 0;
+  std::vector<std::uint8_t> live_;   // by id
+  std::vector<std::uint32_t> free_;  // ids below next_ that are not live
+  std::uint32_t next_ = 0;           // ids from here on were never used: their memory is zero
   std::uint32_t count_ = 0;
 };
 

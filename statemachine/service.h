@@ -56,6 +56,9 @@ class Footprint {
   std::uint32_t size_ = 0;
 };
 
+/// The limit on replies is at least this: counts and the like need not ask whether they fit.
+constexpr std::uint32_t kReplyBytesLeast = 64;
+
 /// Where execute() puts its answers: one for each command, in order. Written by the worker's core
 /// only. Bytes live until the worker has copied them into frames and the session table.
 class Replies {
@@ -70,7 +73,8 @@ class Replies {
   /// replies before it: replicas may cut runs differently.
   Replies(std::span<std::byte> memory, std::span<Entry> entries, std::uint32_t reply_bytes_max)
       : memory_(memory), entries_(entries), reply_bytes_max_(reply_bytes_max) {
-    CHECK(memory.size() >= std::uint64_t{padded(reply_bytes_max)} * entries.size());
+    CHECK(reply_bytes_max >= kReplyBytesLeast &&
+          memory.size() >= std::uint64_t{padded(reply_bytes_max)} * entries.size());
   }
 
   /// Where the current command's reply goes: exactly min(wanted, limit) bytes. What fits no reply
@@ -120,12 +124,16 @@ class Service {
   /// All of the service's state. The engine reads it for hashes, checkpoints and transfer.
   virtual SegmentStore& segments() = 0;
 
-  /// Segments were installed or replaced from outside: rebuild whatever is kept beside them
-  /// (directories, indexes) from their bytes.
-  virtual void on_segments_installed() = 0;
+  /// Segments were installed or removed from outside: check their bytes, and rebuild whatever is
+  /// kept beside them (directories, indexes). After a failure only SegmentStore::clear() and
+  /// another call may follow.
+  virtual Status on_segments_installed() = 0;
 
-  /// Content hash of each key class as maintained by execute(), and the same recomputed from the
-  /// segments' bytes alone; replicas compare the second, tests compare both (T19).
+  /// How many key classes there are; the same on all replicas.
+  virtual std::uint32_t key_classes() const = 0;
+
+  /// Content hash of each of the key_classes() as maintained by execute(), and the same recomputed
+  /// from the segments' bytes alone; replicas compare the second, tests compare both (T19).
   virtual void hashes(std::span<ContentHash> per_class) const = 0;
   virtual void recompute_hashes(std::span<ContentHash> per_class) const = 0;
 };
