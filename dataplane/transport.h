@@ -48,14 +48,16 @@ enum class TransportCounter : std::uint8_t {
   kRxBytes,
   kTxFrames,
   kTxBytes,
-  kRxDropNoBuffer,   // receive pool exhausted
-  kRxDropNotOurs,    // another protocol, port or address
-  kRxDropBadHeader,  // Ethernet, IPv4 or UDP header malformed, or checksum wrong
-  kTxDropFull,       // link or device queue full
-  kTxDropNoRoute,    // no such endpoint, or its hardware address is not known yet
-  kTxDropTooLong,    // longer than the MTU
-  kTxDropNoBuffer,   // header pool exhausted
-  kTxDropError,      // the kernel or device refused
+  kRxDropNoBuffer,        // receive pool, or the kernel's or device's queue, exhausted
+  kRxDropNotOurs,         // another protocol, port or address
+  kRxDropBadHeader,       // Ethernet, IPv4 or UDP header malformed, or checksum wrong
+  kRxDropTooLong,         // longer than the MTU here
+  kTxDropFull,            // link or device queue full
+  kTxDropNoRoute,         // no such endpoint, or its hardware address is not known yet
+  kTxDropTooLong,         // longer than the MTU
+  kTxDropNoBuffer,        // header pool exhausted
+  kTxDropError,           // the kernel or device refused
+  kSocketBuffersClamped,  // `udp`: sockets with a smaller kernel buffer than asked for
   kCount,
 };
 
