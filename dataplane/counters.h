@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "dataplane/clock.h"
+#include "dataplane/result.h"
 
 namespace annulus::dataplane {
 
@@ -107,6 +108,7 @@ class Registry {
 
   template <typename Enum>
   void add(std::string node, std::string stage, const Counters<Enum>& counters) {
+    CHECK(Counters<Enum>::names().back() != nullptr);  // a name for each: short lists end in null
     const std::lock_guard lock(mutex_);
     groups_.push_back(
         {std::move(node), std::move(stage), Counters<Enum>::names(), counters.values()});

@@ -30,18 +30,12 @@ Result<Endpoint> parse_endpoint(const std::string& text) {
 
 template <>
 const std::array<const char*, static_cast<std::size_t>(TransportCounter::kCount)>
-    CounterNames<TransportCounter>::names = {"rx_frames",
-                                             "rx_bytes",
-                                             "tx_frames",
-                                             "tx_bytes",
-                                             "rx_drop_no_buffer",
-                                             "rx_drop_not_ours",
-                                             "rx_drop_bad_header",
-                                             "tx_drop_full",
-                                             "tx_drop_no_route",
-                                             "tx_drop_too_long",
-                                             "tx_drop_no_buffer",
-                                             "tx_drop_error",
-                                             "socket_buffers_clamped"};
+    CounterNames<TransportCounter>::names = {"rx_frames",          "rx_bytes",
+                                             "tx_frames",          "tx_bytes",
+                                             "rx_drop_no_buffer",  "rx_drop_not_ours",
+                                             "rx_drop_bad_header", "rx_drop_too_long",
+                                             "tx_drop_full",       "tx_drop_no_route",
+                                             "tx_drop_too_long",   "tx_drop_no_buffer",
+                                             "tx_drop_error",      "socket_buffers_clamped"};
 
 }  // namespace annulus::dataplane
