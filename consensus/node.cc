@@ -179,9 +179,9 @@ std::string AcceptorNode::memory_plan(const AcceptorNodeOptions& options) {
 // --- LearnerNode
 
 LearnerNode::LearnerNode(const LearnerNodeOptions& options, const Configuration& configuration,
-                         dataplane::Transport& transport, dataplane::SpscRing<Delivery>& deliveries,
-                         dataplane::SpscRing<ReplyFrame>& replies)
+                         dataplane::Transport& transport, const Rings& rings)
     : options_(options),
+      configuration_(configuration),
       self_(learner_index(configuration, options.identity.node)),
       pool_(learner_assemblies(options), options.value_bytes_max),
       port_(transport, options.identity, configuration, options.value_bytes_max),
