@@ -111,6 +111,10 @@ class Acceptor {
   dataplane::Counters<AcceptorCounter>& counters() { return counters_; }
 
  private:
+  /// How long a missing piece is waited for before it is asked for: reordering is not loss.
+  static constexpr Nanos kPullFirst = 50 * kMicrosecond;
+  static constexpr Nanos kPullAgain = 1 * kMillisecond;
+
   struct Slot {
     Instance instance{};
     Ballot ballot{};  // at which `held` was accepted; 0: nothing accepted

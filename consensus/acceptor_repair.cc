@@ -1,0 +1,189 @@
+// How an acceptor mends losses, its own and those of others: values, votes and decisions asked for
+// and sent again, and the votes of a spare when the ring is late.
+#include <algorithm>
+
+#include "consensus/acceptor.h"
+
+namespace annulus::consensus {
+
+void Acceptor::send_value(const Endpoint& to, const Slot& place, std::uint64_t fragments,
+                          Effects& effects) {
+  const Value& value = place.held.value();
+  const std::uint32_t count = cut(value.bytes, options_.fragment_bytes, 0).count;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    if ((fragments >> i & 1) == 0) continue;
+    const Fragment fragment = cut(value.bytes, options_.fragment_bytes, i);
+    ValueMessage m{};
+    m.instance = raw(place.instance);
+    m.ballot = raw(place.ballot);
+    m.value = to_wire(value);
+    m.fragment = to_wire(fragment);
+    m.decided = to_wire(decided_);
+    m.chosen = place.chosen ? 1 : 0;
+    Outgoing& out = effects.send_after_persist(to, MessageType::kValue, m);
+    if (value.bytes != 0) {
+      const std::uint32_t offset = fragment.offset();
+      out.payload = place.held.bytes().part(offset, std::min(fragment.bytes, value.bytes - offset));
+      if (count == 1) out.payload_hash = value.content_hash;
+    }
+    counters_[AcceptorCounter::kPulledValuesSent].add();
+  }
+}
+
+void Acceptor::on_pull(const Received& in, Effects& effects) {
+  const auto& m = message<Pull>(in.frame);
+  const auto kind = static_cast<PullKind>(m.kind);
+  if (kind == PullKind::kDecision) {
+    counters_[AcceptorCounter::kDecisionsSent].add();
+    effects.send_now(in.from, MessageType::kDecision, Decision{to_wire(decided_)});
+    return;
+  }
+  bool told_trimmed = false;
+  for (const PullEntry& entry : entries<PullEntry>(m, m.count)) {
+    if (effects.room() < kFragmentsMax + 2) break;  // the rest will be asked for again
+    const Instance instance{entry.instance.get()};
+    if (instance < trimmed_below_) {
+      if (!told_trimmed) {
+        counters_[AcceptorCounter::kTrimmedAnswers].add();
+        effects.send_now(in.from, MessageType::kTrimmed, Trimmed{raw(trimmed_below_)});
+      }
+      told_trimmed = true;
+      continue;
+    }
+    if (kind == PullKind::kVote) {
+      resend_vote(in, instance, Ballot{m.ballot.get()}, effects);
+      continue;
+    }
+    const Slot& place = slot(instance);
+    if (place.instance == instance && place.ballot != kNoBallot) {
+      send_value(in.from, place, entry.fragments, effects);
+    }
+  }
+}
+
+void Acceptor::resend_vote(const Received& in, Instance instance, Ballot ballot, Effects& effects) {
+  const auto asker = configuration_.acceptor_index(NodeId{in.frame.header->sender.get()});
+  if (!asker) {
+    counters_[AcceptorCounter::kDropUnknownPeer].add();
+    return;
+  }
+  const Slot& place = slot(instance);
+  if (place.instance != instance || place.ballot != ballot || ballot < promised_) return;
+  counters_[AcceptorCounter::kVoteResent].add();
+  vote(place, just(self_), *asker, effects);
+}
+
+void Acceptor::on_value(const Received& in, Nanos now, Effects& effects) {
+  const auto& m = message<ValueMessage>(in.frame);
+  const Ballot ballot{m.ballot.get()};
+  Slot* place = admit(Instance{m.instance.get()});
+  if (place == nullptr) return;
+  const Value value = from_wire(m.value);
+  const bool chosen = m.chosen == 1;
+  if (place->ballot >= ballot) {
+    // At a higher ballot only the decided value can have been proposed again.
+    if (chosen && place->held.value() == value) place->chosen = true;
+  } else if (!place->chosen && (ballot >= promised_ || chosen)) {
+    // A pulled value stands for the Phase2A that was lost. One known to be decided may be stored
+    // whatever was promised: no other value can be chosen there any more.
+    const Route route = place->incoming_ballot == ballot ? place->route : default_route(ballot);
+    take_fragment(*place, ballot, value, from_wire(m.fragment), in, route, now, effects);
+    if (place->ballot == ballot && chosen) place->chosen = true;
+  }
+  on_decided(from_wire(m.decided), now);
+  advance_chosen(now);
+}
+
+void Acceptor::on_trimmed(const Trimmed& trimmed) {
+  // Decided and gone everywhere it was asked for: nothing here can matter any more.
+  trimmed_below_ = std::max(trimmed_below_, Instance{trimmed.trimmed_below.get()});
+  chosen_below_ = std::max(chosen_below_, trimmed_below_);
+  accepted_below_ = std::max(accepted_below_, trimmed_below_);
+}
+
+Route Acceptor::default_route(Ballot ballot) const {
+  const auto coordinator = configuration_.acceptor_index(coordinator_of(ballot));
+  return coordinator ? Route(configuration_, *coordinator) : Route{};
+}
+
+void Acceptor::pull_missing(Slot& place, std::uint32_t from, Nanos now, Effects& effects) {
+  const bool partial = place.incoming.partial();
+  counters_[partial ? AcceptorCounter::kFragmentsPulled : AcceptorCounter::kValuesPulled].add();
+  Outgoing& out = effects.send_now(configuration_.acceptors[from].endpoint, MessageType::kPull,
+                                   sizeof(Pull) + sizeof(PullEntry));
+  auto& m = *reinterpret_cast<Pull*>(out.message());
+  m = {static_cast<std::uint8_t>(PullKind::kValue), 0, std::uint16_t{1}, raw(promised_)};
+  *reinterpret_cast<PullEntry*>(&m + 1) = {raw(place.instance),
+                                           partial ? place.incoming.missing() : ~std::uint64_t{0}};
+  place.pull_at = now + kPullAgain;
+}
+
+std::optional<std::uint32_t> Acceptor::any_other(std::uint32_t turn) const {
+  const auto count = static_cast<std::uint32_t>(configuration_.acceptors.size());
+  if (count < 2) return std::nullopt;
+  return (self_ + 1 + turn % (count - 1)) % count;
+}
+
+void Acceptor::tick(Nanos now, Effects& effects) {
+  if (now < deadline_) return;
+  deadline_ = kNever;
+  const Instance end =
+      std::min(std::max(seen_below_, decided_.below), chosen_below_ + slots_.size());
+  for (Instance i = chosen_below_; i < end; ++i) {
+    if (effects.room() < Effects::kPerStepMax) {
+      schedule(now);
+      break;
+    }
+    Slot* place = &slot(i);
+    if (place->instance != i) {
+      // Never heard of, yet decided: nobody will send it again by itself.
+      if (i >= decided_.below || (place = admit(i)) == nullptr) continue;
+      place->pull_at = now;
+    }
+    if (!repair(*place, i, now, effects)) vote_if_late(*place, now, effects);
+  }
+  flush_votes(effects);
+}
+
+/// Asks for what the slot lacks, if anything; false if it lacks nothing.
+bool Acceptor::repair(Slot& place, Instance instance, Nanos now, Effects& effects) {
+  if (place.chosen) return false;
+  const bool decided = instance < decided_.below;
+  const bool missing = place.ballot == kNoBallot || place.incoming.partial();
+  // Decided at another ballot than that of the value held: perhaps another value.
+  const bool doubtful = decided && place.ballot != decided_.ballot;
+  if (!missing && !doubtful) return false;
+  if (place.pull_at == 0) {
+    if (!decided) return false;
+    place.pull_at = now;
+  }
+  if (place.pull_at <= now) {
+    // Whoever sent a parked vote holds the value: the last to have added itself is the predecessor.
+    std::optional<std::uint32_t> from = any_other(pull_turn_++);
+    if (raw(place.parked) != 0 && (pull_turn_ & 3) != 0) {
+      const auto last = place.route.size() > 0 ? place.route : default_route(place.parked_ballot);
+      const auto predecessor = last.predecessor(self_);
+      if (predecessor) from = predecessor;
+    }
+    if (from) pull_missing(place, *from, now, effects);
+  }
+  schedule(place.pull_at);
+  return true;
+}
+
+void Acceptor::vote_if_late(Slot& place, Nanos now, Effects& effects) {
+  if (place.chosen || place.ballot == kNoBallot || place.ballot != promised_) return;
+  if (place.route.size() == 0 || place.route.contains(self_)) return;
+  const Nanos late = ring_delay_.p99();
+  const Nanos due = std::max(place.accepted_at, place.voted_at) + late;
+  if (due > now) {
+    schedule(due);
+    return;
+  }
+  place.voted_at = now;
+  counters_[AcceptorCounter::kSpareVotes].add();
+  vote(place, just(self_), place.route.coordinator(), effects);
+  schedule(now + late);
+}
+
+}  // namespace annulus::consensus

@@ -1,0 +1,159 @@
+// Phase 1 of the coordinator: promises, the values they brought, and the bytes of those values.
+#include <algorithm>
+#include <bit>
+
+#include "consensus/coordinator.h"
+
+namespace annulus::consensus {
+namespace {
+
+/// Phase 1 and the pulls of its values are repeated this often; loss is rare, elections too.
+constexpr Nanos kPhase1Retry = 5 * kMillisecond;
+
+}  // namespace
+
+void Coordinator::start(Nanos now, Effects& effects) {
+  const Ballot highest = std::max(highest_seen_, acceptor_.promised());
+  observe(make_ballot(round_of(highest) + 1, self_id()));  // ends an earlier term of its own
+  ballot_ = make_ballot(round_of(highest) + 1, self_id());
+  counters_[CoordinatorCounter::kElectionsStarted].add();
+  CHECK(acceptor_.promise(ballot_));
+  state_ = State::kPhase1;
+  route_ = Route(configuration_, self_);
+  promises_ = {};
+  parts_seen_ = {};
+  from_ = acceptor_.chosen_below();
+  recovered_below_ = from_;
+  for (Instance i = from_; i < acceptor_.accepted_below(); ++i) {
+    const Acceptor::Accepted held = acceptor_.accepted(i);
+    if (held.ballot != kNoBallot) merge(i, held.ballot, *held.value, self_);
+  }
+  send_phase1a(now, effects);
+  count_promise(self_, now, effects);
+}
+
+void Coordinator::send_phase1a(Nanos now, Effects& effects) {
+  for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
+    if (i == self_ || (raw(promises_) >> i & 1) != 0) continue;
+    effects.send_after_persist(configuration_.acceptors[i].endpoint, MessageType::kPhase1A,
+                               Phase1A{raw(ballot_), raw(from_), options_.fingerprint});
+  }
+  phase1_retry_at_ = now + kPhase1Retry;
+  schedule(phase1_retry_at_);
+}
+
+void Coordinator::merge(Instance instance, Ballot ballot, const Value& value,
+                        std::uint32_t holder) {
+  Recovered& place = recovered(instance);
+  // A lower instance in the same place is one that another acceptor knows chosen.
+  if (place.instance > instance || (place.instance == instance && place.ballot >= ballot)) return;
+  place.instance = instance;
+  place.ballot = ballot;
+  place.holder = holder;
+  place.assembly.reset();
+  place.assembly.start(value);
+  recovered_below_ = std::max(recovered_below_, instance + 1);
+}
+
+void Coordinator::on_phase1b(const Received& in, Nanos now, Effects& effects) {
+  const auto& m = message<Phase1B>(in.frame);
+  const auto acceptor = configuration_.acceptor_index(NodeId{in.frame.header->sender.get()});
+  if (state_ != State::kPhase1 || Ballot{m.ballot.get()} != ballot_ || !acceptor || m.parts > 64) {
+    counters_[CoordinatorCounter::kDropStaleVote].add();
+    return;
+  }
+  // Everything below is decided: not to be proposed again, whatever was accepted there.
+  from_ = std::max(from_, Instance{m.chosen_below.get()});
+  for (const Phase1BEntry& entry : entries<Phase1BEntry>(m, m.count)) {
+    merge(Instance{entry.instance.get()}, Ballot{entry.ballot.get()}, from_wire(entry.value),
+          *acceptor);
+  }
+  std::uint64_t& seen = parts_seen_[*acceptor];
+  seen |= std::uint64_t{1} << m.part;
+  if (std::popcount(seen) == m.parts) count_promise(*acceptor, now, effects);
+}
+
+void Coordinator::count_promise(std::uint32_t acceptor, Nanos now, Effects& effects) {
+  promises_ = promises_ | just(acceptor);
+  if (size(promises_) >= configuration_.majority()) finish_phase1(now, effects);
+}
+
+void Coordinator::finish_phase1(Nanos now, Effects& effects) {
+  recovered_below_ = std::max(recovered_below_, from_);
+  if (recovered_below_ - from_ > recovered_.size()) {
+    counters_[CoordinatorCounter::kDropTooFarBehind].add();
+    state_ = State::kIdle;
+    return;
+  }
+  for (Instance i = from_; i < recovered_below_; ++i) {
+    Recovered& place = recovered(i);
+    if (place.instance != i) {
+      place.instance = i;
+      place.assembly.set(kNoopValue, {});
+      counters_[CoordinatorCounter::kHolesFilled].add();
+      continue;
+    }
+    counters_[CoordinatorCounter::kValuesRecovered].add();
+    const Acceptor::Accepted held = acceptor_.accepted(i);
+    if (place.assembly.value().noop()) {
+      place.assembly.set(kNoopValue, {});
+    } else if (held.ballot != kNoBallot && *held.value == place.assembly.value()) {
+      place.assembly.set(*held.value, *held.bytes);
+    }
+  }
+  state_ = State::kCollecting;
+  collect(now, effects);
+}
+
+void Coordinator::collect(Nanos now, Effects& effects) {
+  bool missing = false;
+  ++pull_turn_;
+  for (Instance i = from_; i < recovered_below_; ++i) {
+    Recovered& place = recovered(i);
+    if (place.assembly.complete()) continue;
+    missing = true;
+    if (effects.room() < Effects::kPerStepMax) break;
+    // First from who reported it; then from anyone who may have accepted the same.
+    std::uint32_t from = place.holder;
+    const auto count = static_cast<std::uint32_t>(configuration_.acceptors.size());
+    if (pull_turn_ % 3 == 0) from = (place.holder + pull_turn_ / 3) % count;
+    if (from == self_) from = (self_ + 1) % count;
+    counters_[CoordinatorCounter::kValuesPulled].add();
+    Outgoing& out = effects.send_now(configuration_.acceptors[from].endpoint, MessageType::kPull,
+                                     sizeof(Pull) + sizeof(PullEntry));
+    auto& m = *reinterpret_cast<Pull*>(out.message());
+    m = {static_cast<std::uint8_t>(PullKind::kValue), 0, std::uint16_t{1}, raw(ballot_)};
+    *reinterpret_cast<PullEntry*>(&m + 1) = {raw(i), place.assembly.missing()};
+  }
+  if (missing) {
+    phase1_retry_at_ = now + kPhase1Retry;
+    schedule(phase1_retry_at_);
+    return;
+  }
+  counters_[CoordinatorCounter::kElectionsWon].add();
+  state_ = State::kActive;
+  next_ = decided_below_ = told_below_ = from_;
+  phase1_retry_at_ = kNever;
+  heartbeat_gap_ = kMillisecond;
+  heartbeat_at_ = now;
+  schedule(now);
+}
+
+void Coordinator::on_value(const Received& in, Nanos now, Effects& effects) {
+  if (state_ != State::kCollecting) return;
+  const auto& m = message<ValueMessage>(in.frame);
+  const Instance instance{m.instance.get()};
+  if (instance < from_ || instance >= recovered_below_) return;
+  Recovered& place = recovered(instance);
+  // Value::operator== in add() makes sure that only the recovered value is taken, at any ballot.
+  const AssemblyOutcome outcome =
+      place.assembly.add(from_wire(m.value), from_wire(m.fragment), in.frame.payload,
+                         in.frame.header->payload_hash, pool_);
+  if (outcome != AssemblyOutcome::kComplete) return;
+  for (Instance i = from_; i < recovered_below_; ++i) {
+    if (!recovered(i).assembly.complete()) return;
+  }
+  collect(now, effects);
+}
+
+}  // namespace annulus::consensus
