@@ -1,0 +1,257 @@
+#include "consensus/proposer.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace annulus::consensus {
+namespace {
+
+// Below this, a late answer says more about the hosts' schedulers than about the network.
+constexpr Nanos kPatienceFloor = kMillisecond / 2;
+constexpr Nanos kPatienceCeiling = 500 * kMillisecond;
+// How long a replica that was late is not asked to reply; then one value tries it again.
+constexpr Nanos kSuspicion = 200 * kMillisecond;
+// Timeouts in a row without a word from the supposed coordinator before the next one is tried.
+constexpr std::uint32_t kSilentMax = 3;
+
+}  // namespace
+
+Proposer::Proposer(const ProposerOptions& options, const Configuration& configuration)
+    : options_(options),
+      configuration_(configuration),
+      fragment_bytes_(fragment_bytes(options.frame_bytes_max)),
+      mask_(options.window - 1),
+      values_(options.window),
+      suspected_until_(configuration.learners.size()),
+      reply_delay_(options.retransmit_after / 2, kPatienceFloor, kPatienceCeiling),
+      reply_mean_(options.retransmit_after / 2) {
+  CHECK(std::has_single_bit(options.window) && options.credit_first > 0);
+  CHECK(!configuration.learners.empty());
+  CHECK(options.client_server || !configuration.acceptors.empty());
+}
+
+NodeId Proposer::target() const {
+  return options_.client_server ? configuration_.learners[0].id
+                                : configuration_.acceptors[target_].id;
+}
+
+Endpoint Proposer::target_endpoint() const {
+  return options_.client_server ? configuration_.learners[0].endpoint
+                                : configuration_.acceptors[target_].endpoint;
+}
+
+std::uint16_t Proposer::next_replier(Nanos now) {
+  const auto count = static_cast<std::uint32_t>(configuration_.learners.size());
+  if (options_.client_server) return 0;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    replier_ = replier_ + 1 == count ? 0 : replier_ + 1;
+    Nanos& suspected = suspected_until_[replier_];
+    if (suspected > now) continue;
+    // One value finds out whether it answers again; the others go on avoiding it.
+    if (suspected != 0) suspected = now + kSuspicion;
+    return static_cast<std::uint16_t>(replier_);
+  }
+  replier_ = replier_ + 1 == count ? 0 : replier_ + 1;
+  return static_cast<std::uint16_t>(replier_);
+}
+
+void Proposer::propose(const Value& value, Slice bytes, std::uint16_t replier, Nanos now,
+                       Effects& effects) {
+  CHECK(can_propose() && value.id.sequence == next_ && value.bytes == bytes.size());
+  Outstanding& slot = at(next_);
+  slot.value = value;
+  slot.bytes = std::move(bytes);
+  slot.first_sent = now;
+  slot.replier = replier;
+  slot.queries = 0;
+  slot.timeouts = 0;
+  slot.done = false;
+  slot.repeated = false;
+  slot.unsent = false;
+  ++next_;
+  counters_[ProposerCounter::kProposed].add();
+  send_submit(slot, now, effects);
+  schedule(slot, now + patience());
+}
+
+template <typename M>
+void Proposer::send_fragments(const Endpoint& to, MessageType type, M message,
+                              const Outstanding& value, Effects& effects) {
+  message.value = to_wire(value.value);
+  const std::uint32_t count = cut(value.value.bytes, fragment_bytes_, 0).count;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const Fragment fragment = cut(value.value.bytes, fragment_bytes_, i);
+    message.fragment = to_wire(fragment);
+    Outgoing& out = effects.send_now(to, type, message);
+    const std::uint32_t offset = fragment.offset();
+    out.payload = value.bytes.part(offset, std::min(fragment.bytes, value.value.bytes - offset));
+    // A value in one piece was hashed when it was made.
+    if (count == 1) out.payload_hash = value.value.content_hash;
+  }
+}
+
+void Proposer::send_submit(Outstanding& value, Nanos now, Effects& effects) {
+  Submit message{};
+  message.oldest = oldest_;
+  send_fragments(target_endpoint(), MessageType::kSubmit, message, value, effects);
+  value.last_sent = now;
+  value.unsent = false;
+}
+
+void Proposer::send_query(Outstanding& value, Nanos now, Effects& effects) {
+  // In turn, starting after the one that should have replied; it is asked again as the last.
+  const auto learners = static_cast<std::uint32_t>(configuration_.learners.size());
+  if (value.queries == 0 && !options_.client_server) {
+    Nanos& suspected = suspected_until_[value.replier];
+    if (suspected <= now) counters_[ProposerCounter::kSuspected].add();
+    suspected = now + kSuspicion;
+  }
+  ++value.queries;
+  const std::uint32_t asked =
+      options_.client_server ? 0 : (value.replier + value.queries) % learners;
+  send_fragments(configuration_.learners[asked].endpoint, MessageType::kQuery, Query{}, value,
+                 effects);
+  counters_[ProposerCounter::kQueries].add();
+}
+
+void Proposer::schedule(Outstanding& value, Nanos due) {
+  value.due = due;
+  next_due_ = std::min(next_due_, due);
+}
+
+void Proposer::on_submit_ack(NodeId from, const SubmitAck& ack, Nanos now, Effects& effects) {
+  if (ack.epoch != options_.epoch || from != target()) {
+    counters_[ProposerCounter::kDropAckStale].add();
+    return;
+  }
+  silent_ = 0;
+  const NodeId coordinator{ack.coordinator.get()};
+  if (coordinator != from) {
+    const auto index = configuration_.acceptor_index(coordinator);
+    if (options_.client_server || !index) return;
+    counters_[ProposerCounter::kRedirected].add();
+    switch_target(*index, now);
+    return;
+  }
+  const std::uint64_t told = std::min<std::uint64_t>(ack.received_below, next_);
+  limit_ = std::max<std::uint64_t>(limit_, ack.limit);
+  received_below_ = std::max(received_below_, told);
+  // What the coordinator waits for is resent at once, unless it may still be on its way.
+  if (told < next_ && told == received_below_ && told >= oldest_) {
+    Outstanding& gap = at(told);
+    if (now - gap.last_sent >= reply_mean_) {
+      counters_[ProposerCounter::kGapResent].add();
+      gap.repeated = true;
+      send_submit(gap, now, effects);
+      schedule(gap, now + patience());
+    }
+  }
+}
+
+void Proposer::switch_target(std::uint32_t acceptor, Nanos now) {
+  target_ = acceptor;
+  silent_ = 0;
+  limit_ = 0;
+  // What another coordinator received is unknown to this one.
+  received_below_ = oldest_;
+  for (std::uint64_t sequence = oldest_; sequence < next_; ++sequence) {
+    Outstanding& slot = at(sequence);
+    if (slot.due == kNever) continue;
+    slot.unsent = true;
+    schedule(slot, now);
+  }
+}
+
+void Proposer::on_reply(std::uint64_t sequence, std::uint16_t replica) {
+  if (replica < suspected_until_.size()) suspected_until_[replica] = 0;
+  if (sequence < next_) received_below_ = std::max(received_below_, sequence + 1);
+  silent_ = 0;
+}
+
+void Proposer::on_replied(std::uint64_t sequence, Nanos now) {
+  CHECK(outstanding(sequence));
+  Outstanding& slot = at(sequence);
+  counters_[ProposerCounter::kReplied].add();
+  if (!slot.repeated && slot.queries == 0) {
+    const Nanos delay = now - slot.first_sent;
+    reply_delay_.record(delay);
+    reply_mean_ += (delay - reply_mean_) / 16;
+  }
+  slot.done = true;
+  slot.due = kNever;
+  slot.bytes.reset();
+  while (oldest_ < next_ && at(oldest_).done) release(at(oldest_++));
+}
+
+void Proposer::abandon(std::uint64_t sequence) {
+  CHECK(outstanding(sequence));
+  counters_[ProposerCounter::kAbandoned].add();
+  at(sequence).done = true;
+  while (oldest_ < next_ && at(oldest_).done) release(at(oldest_++));
+}
+
+void Proposer::release(Outstanding& value) {
+  value.bytes.reset();
+  value.due = kNever;
+}
+
+Nanos Proposer::poll(Nanos now, Effects& effects) {
+  if (now < next_due_) return next_due_;
+  next_due_ = kNever;
+  bool oldest_missing = true;
+  for (std::uint64_t sequence = oldest_; sequence < next_; ++sequence) {
+    Outstanding& slot = at(sequence);
+    if (slot.due == kNever) continue;
+    if (slot.done && received(sequence)) {  // abandoned, and nothing waits for it
+      release(slot);
+      continue;
+    }
+    if (slot.due <= now) {
+      if (effects.room() < 2 * kFragmentsMax) return next_due_ = now;
+      on_time_up(slot, oldest_missing, now, effects);
+    }
+    oldest_missing = oldest_missing && received(sequence);
+    next_due_ = std::min(next_due_, slot.due);
+  }
+  return next_due_;
+}
+
+void Proposer::on_time_up(Outstanding& slot, bool oldest_missing, Nanos now, Effects& effects) {
+  if (slot.unsent) {
+    slot.repeated = true;
+    send_submit(slot, now, effects);
+    schedule(slot, now + patience());
+    return;
+  }
+  const bool missing = !received(slot.value.id.sequence);
+  if (missing && oldest_missing && ++silent_ > kSilentMax && !options_.client_server) {
+    counters_[ProposerCounter::kTargetSilent].add();
+    switch_target((target_ + 1) % static_cast<std::uint32_t>(configuration_.acceptors.size()), now);
+  }
+  // The coordinator orders without gaps, so those behind the oldest missing one are late because it
+  // is: repeating them as well would only add load. Every fourth time they are repeated anyway.
+  if (missing && (oldest_missing || slot.timeouts % 4 == 3)) {
+    counters_[ProposerCounter::kRetransmitted].add();
+    slot.repeated = true;
+    send_submit(slot, now, effects);
+  }
+  // A value that was perhaps not even received is asked for only when that is cheap.
+  const bool in_one_piece = slot.value.bytes <= fragment_bytes_;
+  if (!slot.done && (!missing || (oldest_missing && in_one_piece) || slot.timeouts > 1)) {
+    send_query(slot, now, effects);
+  }
+  ++slot.timeouts;
+  schedule(slot, now + (patience() << std::min<std::uint16_t>(slot.timeouts, 4)));
+}
+
+}  // namespace annulus::consensus
+
+namespace annulus::dataplane {
+
+template <>
+const std::array<const char*, static_cast<std::size_t>(consensus::ProposerCounter::kCount)>
+    CounterNames<consensus::ProposerCounter>::names = {
+        "proposed",   "replied",       "abandoned", "retransmitted", "gap_resent",
+        "redirected", "target_silent", "queries",   "suspected",     "drop_ack_stale"};
+
+}  // namespace annulus::dataplane
