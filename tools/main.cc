@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 
 #include "tools/config_command.h"
+#include "tools/hub.h"
 
 int main(int argc, char** argv) {
   CLI::App app("Annulus: state-machine replication by Ring Paxos over poll-mode queues.",
@@ -9,6 +10,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   int status = 0;
   annulus::tools::add_config_command(app, status);
+  annulus::tools::add_hub_command(app, status);
   CLI11_PARSE(app, argc, argv);
   return status;
 }

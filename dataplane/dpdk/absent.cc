@@ -1,5 +1,6 @@
-// dpdk.h in a build without DPDK: everything says so.
+// dpdk.h and software_switch.h in a build without DPDK: everything says so.
 #include "dataplane/dpdk/dpdk.h"
+#include "dataplane/dpdk/software_switch.h"
 
 namespace annulus::dataplane {
 namespace {
@@ -19,5 +20,8 @@ MemoryPlan plan_dpdk_memory(const DpdkConfig&) { return {}; }
 Result<std::unique_ptr<Transport>> open_dpdk_transport(const DpdkConfig&) { return absent(); }
 void register_dpdk_thread() {}
 Status serve_registry_on_telemetry(const Registry&) { return absent(); }
+Result<std::unique_ptr<SoftwareSwitch>> SoftwareSwitch::open(const SwitchConfig&) {
+  return absent();
+}
 
 }  // namespace annulus::dataplane

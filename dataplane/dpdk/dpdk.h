@@ -35,7 +35,7 @@ struct EalConfig {
 struct DpdkConfig {
   EalConfig eal;
   /// A PCI address ("0000:01:00.0"), or a virtual device with its arguments:
-  ///   net_memif0,role=client,id=0,socket=DIR/1.sock,socket-abstract=no,mac=02:00:00:00:00:01
+  ///   net_memif0,role=client,id=0,socket=/DIR/1.sock
   ///   net_af_packet0,iface=eth1          (MTU 9000: blocksz=16384,framesz=16384,framecnt=256)
   ///   net_af_xdp0,iface=eth1
   std::string device;

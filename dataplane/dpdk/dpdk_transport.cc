@@ -14,7 +14,7 @@
 namespace annulus::dataplane {
 namespace {
 
-constexpr Nanos kDeviceDropsEvery = kSecond / 2;
+constexpr Nanos kLookAtDeviceEvery = kSecond / 2;
 
 Status check_config(const DpdkConfig& config) {
   if (config.mtu < kMtuMin || config.mtu > kDpdkMtuMax) {
@@ -67,12 +67,13 @@ Result<std::unique_ptr<Transport>> DpdkTransport::open(const DpdkConfig& config)
   if (!tx_pool) return tx_pool.error();
   auto reference_pool = MbufPool::create(name + "_ref", counts.tx, 0);
   if (!reference_pool) return reference_pool.error();
-  auto device = EthernetDevice::open({.device = config.device,
-                                      .mtu = config.mtu,
-                                      .rx_queue_frames = config.rx_queue_frames,
-                                      .tx_queue_frames = config.tx_queue_frames,
-                                      .link_wait_ms = config.link_wait_ms},
-                                     rx_pool->get());
+  auto device =
+      EthernetDevice::open({.device = complete_device(config.device, config.endpoint.address),
+                            .mtu = config.mtu,
+                            .rx_queue_frames = config.rx_queue_frames,
+                            .tx_queue_frames = config.tx_queue_frames,
+                            .link_wait_ms = config.link_wait_ms},
+                           rx_pool->get());
   if (!device) return device.error();
   return std::unique_ptr<Transport>(
       new DpdkTransport(config, std::move(rx_pool).value(), std::move(tx_pool).value(),
@@ -98,7 +99,7 @@ DpdkTransport::DpdkTransport(const DpdkConfig& config, MbufPool rx_pool, MbufPoo
 std::uint32_t DpdkTransport::receive(Nanos now, std::span<RxFrame> frames) {
   register_dpdk_thread();
   stack_.tick(now);
-  if (now >= next_device_drops_) read_device_drops(now);
+  if (now >= next_look_at_device_) look_at_device(now);
   std::array<rte_mbuf*, kBurst> burst;
   const std::size_t room = std::min<std::size_t>(burst.size(), frames.size());
   const std::uint16_t received = device_.receive(std::span{burst}.first(room));
@@ -309,8 +310,9 @@ void DpdkTransport::register_counters(Registry& registry, const std::string& nod
   registry.add(node, "net_stack", stack_.counters());
 }
 
-void DpdkTransport::read_device_drops(Nanos now) {
-  next_device_drops_ = now + kDeviceDropsEvery;
+void DpdkTransport::look_at_device(Nanos now) {
+  next_look_at_device_ = now + kLookAtDeviceEvery;
+  device_.reconnect();
   const EthernetDevice::Drops drops = device_.drops();
   counters_[TransportCounter::kRxDropNoBuffer].add(drops.no_buffer - device_drops_.no_buffer);
   counters_[TransportCounter::kTxDropError].add(drops.tx_errors - device_drops_.tx_errors);

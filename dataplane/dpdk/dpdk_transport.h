@@ -42,7 +42,7 @@ class DpdkTransport final : public Transport, private PacketSink {
   void complete_checksums(rte_mbuf* mbuf, UdpHeaders& headers, const TxFrame& frame);
   std::uint32_t send(std::span<rte_mbuf*> burst);
   void send_packet(std::span<const std::byte> packet) override;
-  void read_device_drops(Nanos now);
+  void look_at_device(Nanos now);
 
   // In order of construction: the device goes before the pools that it receives into.
   MbufPool rx_pool_;
@@ -52,7 +52,7 @@ class DpdkTransport final : public Transport, private PacketSink {
   const std::uint32_t mtu_;
   PacketFilter filter_;
   NetStack stack_;
-  Nanos next_device_drops_ = INT64_MIN;
+  Nanos next_look_at_device_ = INT64_MIN;
   EthernetDevice::Drops device_drops_;  // counted so far
   Counters<PacketFault> faults_;
 };

@@ -1,11 +1,13 @@
 #include "dataplane/dpdk/eal.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -54,6 +56,28 @@ void capture_log() {
   }();
   (void)opened;
 }
+
+/// While one exists, stdout leads nowhere: for one wrong argument the EAL prints its whole usage.
+class MutedStdout {
+ public:
+  MutedStdout() {
+    std::fflush(stdout);
+    kept_ = dup(STDOUT_FILENO);
+    const int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    dup2(nowhere, STDOUT_FILENO);
+    close(nowhere);
+  }
+  ~MutedStdout() {
+    std::fflush(stdout);
+    dup2(kept_, STDOUT_FILENO);
+    close(kept_);
+  }
+  MutedStdout(const MutedStdout&) = delete;
+  MutedStdout& operator=(const MutedStdout&) = delete;
+
+ private:
+  int kept_;
+};
 
 /// The CPU that the EAL's main lcore is bound to: one that we may use.
 int first_allowed_cpu() {
@@ -163,7 +187,10 @@ Status start_eal(const EalConfig& config, std::uint32_t memory_mib) {
   cpu_set_t affinity;
   const bool restore = pthread_getaffinity_np(pthread_self(), sizeof affinity, &affinity) == 0;
   const EalLog said;
-  const int result = rte_eal_init(static_cast<int>(argv.size()), argv.data());
+  const int result = [&] {
+    const MutedStdout muted;
+    return rte_eal_init(static_cast<int>(argv.size()), argv.data());
+  }();
   // The EAL binds its main thread to a CPU; which CPU a thread runs on is the core map's to say.
   if (restore) pthread_setaffinity_np(pthread_self(), sizeof affinity, &affinity);
   if (result < 0) {

@@ -25,6 +25,11 @@ bool understates_mtu(const char* driver) {
          std::strcmp(driver, "net_tap") == 0;
 }
 
+Error step_error(const DeviceConfig& config, const char* step, int result, const EalLog& said) {
+  return {"device '" + config.device + "': " + step + " failed (" + reason(result) +
+          "); lower mtu or the queue sizes, or see what the driver says" + said.quoted()};
+}
+
 Error link_error(const DeviceConfig& config) {
   const std::string waited = "device '" + config.device + "': no link after " +
                              std::to_string(config.link_wait_ms) + " ms";
@@ -50,7 +55,7 @@ Result<EthernetDevice> EthernetDevice::open(const DeviceConfig& config, rte_memp
   EthernetDevice device;
   if (Status status = device.find(config.device); !status) return status.error();
   if (Status status = device.configure(config, rx_pool); !status) return status.error();
-  if (Status status = device.wait_for_link(config); !status) return status.error();
+  if (Status status = device.start(config); !status) return status.error();
   return device;
 }
 
@@ -58,6 +63,7 @@ EthernetDevice::EthernetDevice(EthernetDevice&& other) noexcept
     : id_(std::exchange(other.id_, RTE_MAX_ETHPORTS)),
       probed_here_(other.probed_here_),
       physical_(other.physical_),
+      memif_client_(other.memif_client_),
       rx_offloads_(other.rx_offloads_),
       tx_offloads_(other.tx_offloads_),
       mac_(other.mac_) {}
@@ -97,14 +103,15 @@ Status EthernetDevice::find(const std::string& device) {
 
 Status EthernetDevice::configure(const DeviceConfig& config, rte_mempool* rx_pool) {
   const auto failed = [&](const char* step, int result, const EalLog& said) {
-    return Error{"device '" + config.device + "': " + step + " failed (" + reason(result) +
-                 "); lower mtu or the queue sizes, or see what the driver says" + said.quoted()};
+    return step_error(config, step, result, said);
   };
   const EalLog said;
   rte_eth_dev_info info;
   if (int r = rte_eth_dev_info_get(id_, &info); r != 0)
     return failed("asking its abilities", r, said);
   const rte_bus* bus = info.device == nullptr ? nullptr : rte_dev_bus(info.device);
+  memif_client_ = std::strcmp(info.driver_name, "net_memif") == 0 &&
+                  device_argument(config.device, "role") != "server";
   physical_ = bus != nullptr && std::strcmp(rte_bus_name(bus), "vdev") != 0;
   rx_offloads_ =
       info.rx_offload_capa & (RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM);
@@ -137,18 +144,31 @@ Status EthernetDevice::configure(const DeviceConfig& config, rte_mempool* rx_poo
   rte_ether_addr mac;
   if (int r = rte_eth_macaddr_get(id_, &mac); r != 0) return failed("reading its address", r, said);
   std::memcpy(mac_.bytes.data(), mac.addr_bytes, mac_.bytes.size());
-  if (int r = rte_eth_dev_start(id_); r != 0) return failed("starting it", r, said);
   return {};
 }
 
-Status EthernetDevice::wait_for_link(const DeviceConfig& config) const {
+Status EthernetDevice::start(const DeviceConfig& config) {
   constexpr std::uint32_t kStepMs = 5;
-  for (std::uint32_t waited = 0; config.link_wait_ms > 0 && !link_up(); waited += kStepMs) {
+  const EalLog said;
+  int result = rte_eth_dev_start(id_);
+  const bool patient = config.link_wait_ms > 0;
+  for (std::uint32_t waited = 0; patient && (result != 0 || !link_up()); waited += kStepMs) {
+    // A memif client starts only once its peer listens; for all others failing once is failing.
+    if (result != 0 && !memif_client_) break;
     if (waited >= config.link_wait_ms) return link_error(config);
     const timespec step{.tv_sec = 0, .tv_nsec = kStepMs * kMillisecond};
     nanosleep(&step, nullptr);
+    if (result != 0) result = rte_eth_dev_start(id_);
   }
-  return {};
+  if (result == 0) return {};
+  return memif_client_ ? link_error(config) : step_error(config, "starting it", result, said);
+}
+
+void EthernetDevice::reconnect() {
+  if (!memif_client_ || link_up()) return;
+  const EalLog quiet;  // nobody listens yet, most of the time
+  rte_eth_dev_stop(id_);
+  rte_eth_dev_start(id_);
 }
 
 bool EthernetDevice::link_up() const {

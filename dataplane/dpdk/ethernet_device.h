@@ -54,6 +54,8 @@ class EthernetDevice {
     return !physical_ && (tx_offloads_ & RTE_ETH_TX_OFFLOAD_MULTI_SEGS) != 0;
   }
   bool link_up() const;
+  /// A memif client does not look for its peer again by itself: tries once, if the link is down.
+  void reconnect();
   /// Frames that the device could not receive for want of memory, and could not send.
   struct Drops {
     std::uint64_t no_buffer = 0;
@@ -68,11 +70,12 @@ class EthernetDevice {
   EthernetDevice() = default;
   Status find(const std::string& device);
   Status configure(const DeviceConfig& config, rte_mempool* rx_pool);
-  Status wait_for_link(const DeviceConfig& config) const;
+  Status start(const DeviceConfig& config);
 
   std::uint16_t id_ = RTE_MAX_ETHPORTS;
   bool probed_here_ = false;
   bool physical_ = false;
+  bool memif_client_ = false;
   std::uint64_t rx_offloads_ = 0;
   std::uint64_t tx_offloads_ = 0;
   MacAddress mac_;

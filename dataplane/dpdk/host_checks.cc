@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -43,6 +44,22 @@ std::string device_argument(const std::string& device, const std::string& key) {
   if (at == std::string::npos) return {};
   const std::size_t begin = at + key.size() + 2;
   return device.substr(begin, device.find(',', begin) - begin);
+}
+
+std::string complete_device(const std::string& device, std::uint32_t own_address) {
+  if (!device_name(device).starts_with("net_memif")) return device;
+  std::string complete = device;
+  if (device_argument(device, "socket").starts_with('/') &&
+      device_argument(device, "socket-abstract").empty()) {
+    complete += ",socket-abstract=no";
+  }
+  if (device_argument(device, "mac").empty()) {
+    char mac[32];
+    std::snprintf(mac, sizeof mac, ",mac=02:00:%02x:%02x:%02x:%02x", own_address >> 24,
+                  own_address >> 16 & 0xff, own_address >> 8 & 0xff, own_address & 0xff);
+    complete += mac;
+  }
+  return complete;
 }
 
 Status check_pci_device(const std::string& sys, const std::string& device) {

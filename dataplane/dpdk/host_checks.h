@@ -18,6 +18,10 @@ std::string device_name(const std::string& device);
 /// The value of one argument of a device string; empty when it has none.
 std::string device_argument(const std::string& device, const std::string& key);
 
+/// Adds what a memif device string may leave out: that its socket is a file rather than an abstract
+/// name, and a hardware address of its own, the same at every start.
+std::string complete_device(const std::string& device, std::uint32_t own_address);
+
 /// Refuses a PCI device that is not there or belongs to a kernel driver. `sys` is /sys.
 Status check_pci_device(const std::string& sys, const std::string& device);
 
