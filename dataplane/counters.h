@@ -44,7 +44,14 @@ class alignas(64) Counters {
   Counter& operator[](Enum which) { return values_[static_cast<std::size_t>(which)]; }
   const Counter& operator[](Enum which) const { return values_[static_cast<std::size_t>(which)]; }
   std::span<const Counter> values() const { return values_; }
+#if defined(__clang__)
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wundefined-var-template"  // defined in the .cc beside the enum
+#endif
   static std::span<const char* const> names() { return CounterNames<Enum>::names; }
+#if defined(__clang__)
+#pragma clang diagnostic pop
+#endif
 
  private:
   std::array<Counter, kSize> values_;

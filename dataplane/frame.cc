@@ -50,11 +50,16 @@ FrameFault open_frame(const Slice& head, const Slice& payload, const FrameFilter
   }
   frame.header = header;
   frame.message = {head.data() + sizeof(FrameHeader), message_bytes};
-  // A head longer than header and message holds the payload too (and then `payload` is empty).
-  frame.payload = head.size() > head_bytes
-                      ? head.part(static_cast<std::uint32_t>(head_bytes), header->payload_bytes)
-                      : payload;
-  if (frame.payload.size() != payload_bytes) return FrameFault::kTruncated;
+  // The payload lies in one piece: behind the message, or in a slice of its own.
+  if (head.size() == expected) {
+    frame.payload = payload_bytes == 0 ? Slice{}
+                                       : head.part(static_cast<std::uint32_t>(head_bytes),
+                                                   static_cast<std::uint32_t>(payload_bytes));
+  } else if (payload.size() == payload_bytes) {
+    frame.payload = payload;
+  } else {
+    return FrameFault::kTruncated;
+  }
   if (payload_bytes != 0 && hash_bytes(frame.payload.bytes()) != header->payload_hash) {
     return FrameFault::kBadPayloadHash;
   }
