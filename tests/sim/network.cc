@@ -72,6 +72,9 @@ std::uint32_t SimTransport::receive(Nanos now, std::span<RxFrame> frames) {
         (byte < frame.head.size() ? frame.head.mutable_data()[byte]
                                   : frame.payload.mutable_data()[byte - frame.head.size()]) ^= bit;
       }
+      if (arrival.flipped_bit < 0 && network_.observer_ != nullptr) {
+        network_.observer_->on_deliver(now, index_, packet.head);
+      }
       std::uint64_t checksum = 0;
       std::memcpy(&checksum, packet.head.data() + offsetof(dataplane::FrameHeader, checksum), 8);
       network_.trace_.mix(TraceEvent::kFrame, static_cast<std::uint64_t>(now),

@@ -45,12 +45,14 @@ enum class NetworkEvent : std::uint8_t {
   kCount,
 };
 
-/// Sees every frame as it is sent, before the network touches it; for checkers.
+/// Sees every frame as it is sent, before the network touches it, and as it arrives; for checkers.
 class NetworkObserver {
  public:
   virtual ~NetworkObserver() = default;
   virtual void on_transmit(Nanos now, std::uint32_t sender, const Endpoint& to,
                            std::span<const std::byte> head, std::span<const std::byte> payload) = 0;
+  /// A frame reaches its receiver undamaged; `head` begins with the frame's header and message.
+  virtual void on_deliver(Nanos now, std::uint32_t receiver, std::span<const std::byte> head) = 0;
 };
 
 class SimNetwork;

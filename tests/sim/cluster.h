@@ -1,0 +1,125 @@
+// One simulated cluster: a configuration drawn from the seed, and the production stages of its
+// acceptors, replicas and clients, joined by the simulated network.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "consensus/node.h"
+#include "tests/sim/raw_client.h"
+#include "tests/sim/world.h"
+
+namespace annulus::sim {
+
+/// What a seed decides about the cluster itself.
+struct ClusterPlan {
+  std::uint32_t acceptors = 3;
+  std::vector<consensus::PartitionMask> learners;
+  consensus::Dissemination dissemination{};
+  std::uint32_t frame_bytes_max = 1'252;
+  std::uint32_t value_bytes_max = 32'768;
+  std::uint32_t window = 64;
+  std::uint32_t learner_window = 256;
+  std::uint32_t retain = 4'096;
+  std::uint32_t ring_capacity = 16;  // between learner and worker
+  LinkQuality base;                  // every link starts from this
+  bool split_payloads = false;
+  bool partitioned() const { return learners[0] != consensus::kAllPartitions; }
+  std::string describe() const;
+};
+ClusterPlan draw_plan(Rng& rng);
+
+/// Stands between learner and worker: shows every delivery to the checker, in a stage of its own.
+class DeliveryTap final : public dataplane::Stage {
+ public:
+  using Ring = dataplane::SpscRing<consensus::Delivery>;
+  DeliveryTap(std::uint32_t learner, Ring& from, Ring* to, ProtocolChecker& checker,
+              std::function<void(const consensus::Value&)> first_delivered, Trace& trace)
+      : learner_(learner),
+        from_(from),
+        to_(to),
+        checker_(checker),
+        first_delivered_(std::move(first_delivered)),
+        trace_(trace) {}
+
+  dataplane::PollResult poll(Nanos now, std::uint32_t budget) override;
+  const char* name() const override { return "tap"; }
+
+ private:
+  std::uint32_t learner_;
+  Ring& from_;
+  Ring* to_;
+  ProtocolChecker& checker_;
+  std::function<void(const consensus::Value&)> first_delivered_;
+  Trace& trace_;
+};
+
+struct AcceptorMachine {
+  std::unique_ptr<SimTransport> transport;
+  std::unique_ptr<consensus::AcceptorNode> node;
+};
+struct LearnerMachine {
+  std::unique_ptr<SimTransport> transport;
+  std::unique_ptr<DeliveryTap::Ring> deliveries;
+  std::unique_ptr<dataplane::SpscRing<consensus::ReplyFrame>> replies;
+  std::unique_ptr<consensus::LearnerNode> node;
+  std::unique_ptr<DeliveryTap> tap;
+};
+struct RawMachine {
+  std::unique_ptr<SimTransport> transport;
+  std::unique_ptr<RawClient> client;
+};
+
+struct LoadPlan {
+  std::uint32_t raw_values = 0;  // in all, over all raw clients
+  Nanos duration = 0;            // over which the load is spread
+};
+
+class Cluster {
+ public:
+  Cluster(World& world, const ClusterPlan& plan, const LoadPlan& load, Rng rng);
+  ~Cluster();
+
+  void start_election(std::uint32_t acceptor) { acceptors_[acceptor].node->start_election(); }
+  /// All clients have what they wanted.
+  bool clients_done() const;
+  /// Every learner has delivered as far as any other, and some acceptor coordinates.
+  bool caught_up() const;
+  /// Agreement at the end, completeness, nothing held that should be free.
+  void check_end();
+  /// Who is not done, for a liveness failure.
+  std::string describe_unfinished() const;
+
+  std::uint32_t acceptors() const { return static_cast<std::uint32_t>(acceptors_.size()); }
+  /// Network ends of acceptors and learners; the clients' follow.
+  std::uint32_t node_ends() const {
+    return static_cast<std::uint32_t>(acceptors_.size() + learners_.size());
+  }
+  std::uint32_t stages() const { return stages_; }
+  ProtocolChecker& checker() { return checker_; }
+  dataplane::Registry& registry() { return registry_; }
+  std::uint64_t raw_retransmitted() const;
+
+ private:
+  void add_acceptors();
+  void add_learners();
+  void add_raw_clients(const LoadPlan& load);
+  void set_links();
+  std::unique_ptr<SimTransport> attach(const Endpoint& endpoint, std::uint32_t buffers);
+
+  World& world_;
+  ClusterPlan plan_;
+  Rng rng_;
+  consensus::Configuration configuration_;
+  ProtocolChecker checker_;
+  dataplane::Registry registry_;
+  std::vector<AcceptorMachine> acceptors_;
+  std::vector<LearnerMachine> learners_;
+  std::vector<RawMachine> raw_clients_;
+  std::uint32_t stages_ = 0;
+  std::uint32_t nodes_ = 0;
+};
+
+}  // namespace annulus::sim

@@ -1,0 +1,302 @@
+#include "tests/sim/protocol_checker.h"
+
+#include <algorithm>
+
+#include "dataplane/hash.h"
+
+namespace annulus::sim {
+
+using consensus::AcceptorSet;
+using consensus::Ballot;
+using consensus::Instance;
+using consensus::MessageType;
+using consensus::Value;
+using consensus::ValueId;
+using dataplane::FrameHeader;
+
+namespace {
+
+std::string text(const ValueId& id) {
+  return "value " + std::to_string(raw(id.proposer)) + "/" + std::to_string(id.epoch % 10'000) +
+         "/" + std::to_string(id.sequence);
+}
+std::string text(Instance instance) { return "instance " + std::to_string(raw(instance)); }
+std::string text(Ballot ballot) {
+  return "ballot " + std::to_string(consensus::round_of(ballot)) + "." +
+         std::to_string(raw(consensus::coordinator_of(ballot)));
+}
+
+}  // namespace
+
+ProtocolChecker::ProtocolChecker(const consensus::Configuration& configuration, Failure& failure)
+    : configuration_(configuration),
+      failure_(failure),
+      delivered_by_(configuration.learners.size()),
+      last_delivered_(configuration.learners.size()) {}
+
+void ProtocolChecker::set_acceptor(std::uint32_t end, std::uint32_t acceptor) {
+  if (acceptor_of_end_.size() <= end) acceptor_of_end_.resize(end + 1, -1);
+  acceptor_of_end_[end] = static_cast<int>(acceptor);
+}
+
+void ProtocolChecker::on_transmit(Nanos, std::uint32_t sender, const Endpoint&,
+                                  std::span<const std::byte> head, std::span<const std::byte>) {
+  const auto& header = *reinterpret_cast<const FrameHeader*>(head.data());
+  const auto type = static_cast<MessageType>(header.type);
+  if (type == MessageType::kSubmit) return on_submit(message<consensus::Submit>(head));
+  if (sender >= acceptor_of_end_.size() || acceptor_of_end_[sender] < 0) return;
+  const auto acceptor = static_cast<std::uint32_t>(acceptor_of_end_[sender]);
+  // Passed on for another node: seen when that one sent it.
+  if (header.sender != raw(configuration_.acceptors[acceptor].id)) return;
+  switch (type) {
+    case MessageType::kPhase1A: {
+      const auto& m = message<consensus::Phase1A>(head);
+      phase1_from_.emplace(Ballot{m.ballot.get()}, Instance{m.from.get()});
+      return;
+    }
+    case MessageType::kPhase1B:
+      return on_phase1b(acceptor, message<consensus::Phase1B>(head));
+    case MessageType::kPhase2A:
+      on_phase2a(acceptor, message<consensus::Phase2A>(head));
+      return on_decided(message<consensus::Phase2A>(head).decided);
+    case MessageType::kPhase2B:
+      return on_phase2b(acceptor, message<consensus::Phase2B>(head));
+    case MessageType::kDecision:
+      return on_decided(message<consensus::Decision>(head).decided);
+    default:
+      return;
+  }
+}
+
+void ProtocolChecker::on_deliver(Nanos, std::uint32_t receiver, std::span<const std::byte> head) {
+  if (receiver >= acceptor_of_end_.size() || acceptor_of_end_[receiver] < 0) return;
+  const auto& header = *reinterpret_cast<const FrameHeader*>(head.data());
+  const consensus::WireValue* value = nullptr;
+  const consensus::WireFragment* fragment = nullptr;
+  switch (static_cast<MessageType>(header.type)) {
+    case MessageType::kSubmit:
+      value = &message<consensus::Submit>(head).value;
+      fragment = &message<consensus::Submit>(head).fragment;
+      break;
+    case MessageType::kPhase2A:
+      value = &message<consensus::Phase2A>(head).value;
+      fragment = &message<consensus::Phase2A>(head).fragment;
+      break;
+    case MessageType::kValue:
+      value = &message<consensus::ValueMessage>(head).value;
+      fragment = &message<consensus::ValueMessage>(head).fragment;
+      break;
+    default:
+      return;
+  }
+  Held& held = held_[consensus::from_wire(value->id)];
+  held.all = fragment->count == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << fragment->count) - 1;
+  held.fragments[static_cast<std::uint32_t>(acceptor_of_end_[receiver])] |= std::uint64_t{1}
+                                                                            << fragment->index;
+}
+
+void ProtocolChecker::on_submit(const consensus::Submit& submit) {
+  const Value value = consensus::from_wire(submit.value);
+  const auto [at, fresh] = submitted_.emplace(value.id, value);
+  if (!fresh && at->second != value) {
+    failure_.set("integrity: " + text(value.id) + " was submitted with two contents");
+  }
+}
+
+ProtocolChecker::Proposal* ProtocolChecker::find(Instance instance, Ballot ballot) {
+  if (raw(instance) >= proposals_.size()) return nullptr;
+  for (Proposal& proposal : proposals_[raw(instance)]) {
+    if (proposal.ballot == ballot) return &proposal;
+  }
+  return nullptr;
+}
+
+void ProtocolChecker::on_phase2a(std::uint32_t sender, const consensus::Phase2A& proposal) {
+  const Instance instance{proposal.instance.get()};
+  const Ballot ballot{proposal.ballot.get()};
+  const Value value = consensus::from_wire(proposal.value);
+  if (consensus::coordinator_of(ballot) != configuration_.acceptors[sender].id) {
+    failure_.set("T2: acceptor " + std::to_string(sender) + " proposed at a ballot not its own, " +
+                 text(ballot));
+  }
+  if (const Proposal* before = find(instance, ballot)) {
+    if (before->value != value) {
+      failure_.set("T2: two values proposed at " + text(instance) + ", " + text(ballot));
+    }
+    return;
+  }
+  if (!value.noop()) {
+    const auto submitted = submitted_.find(value.id);
+    if (submitted == submitted_.end() || submitted->second != value) {
+      failure_.set("integrity: " + text(instance) + " proposes " + text(value.id) +
+                   ", which no client submitted");
+    }
+  }
+  if (proposals_.size() <= raw(instance)) proposals_.resize(raw(instance) + 1);
+  if (verified_below_.emplace(ballot, consensus::kFirstInstance).second) ++ballots_;
+  if (ballot < promised_[sender]) {
+    failure_.set("promise: acceptor " + std::to_string(sender) + " proposed " + text(instance) +
+                 " at " + text(ballot) + ", after it promised " + text(promised_[sender]));
+  }
+  for (const Proposal& earlier : proposals_[raw(instance)]) {
+    if (earlier.ballot < ballot && decided(earlier) && earlier.value != value) {
+      failure_.set("agreement: " + text(instance) + " was decided at " + text(earlier.ballot) +
+                   " and another value is proposed at " + text(ballot));
+    }
+  }
+  // Whoever proposes accepts by that.
+  proposals_[raw(instance)].push_back({ballot, value, consensus::just(sender)});
+}
+
+void ProtocolChecker::on_phase1b(std::uint32_t acceptor, const consensus::Phase1B& promise) {
+  promised_[acceptor] = std::max(promised_[acceptor], Ballot{promise.ballot.get()});
+  Reported& reported = reported_[acceptor];
+  reported.chosen_below = std::max(reported.chosen_below, Instance{promise.chosen_below.get()});
+  for (const auto& entry : consensus::entries<consensus::Phase1BEntry>(promise, promise.count)) {
+    Ballot& ballot = reported.ballots[Instance{entry.instance.get()}];
+    ballot = std::max(ballot, Ballot{entry.ballot.get()});
+  }
+}
+
+bool ProtocolChecker::told_in_promise(std::uint32_t acceptor, Instance instance,
+                                      Ballot ballot) const {
+  const Reported& reported = reported_[acceptor];
+  const auto asked = phase1_from_.find(promised_[acceptor]);
+  const bool not_asked = asked != phase1_from_.end() && instance < asked->second;
+  if (not_asked || instance < reported.chosen_below) return true;
+  const auto entry = reported.ballots.find(instance);
+  return entry != reported.ballots.end() && entry->second == ballot;
+}
+
+void ProtocolChecker::on_phase2b(std::uint32_t acceptor, const consensus::Phase2B& votes) {
+  for (const auto& entry : consensus::entries<consensus::Phase2BEntry>(votes, votes.count)) {
+    if (entry.acceptors & raw(consensus::just(acceptor))) {
+      on_vote(acceptor, Ballot{votes.ballot.get()}, entry);
+    }
+  }
+}
+
+void ProtocolChecker::on_vote(std::uint32_t acceptor, Ballot ballot,
+                              const consensus::Phase2BEntry& entry) {
+  const Instance instance{entry.instance.get()};
+  Proposal* proposal = find(instance, ballot);
+  const std::string who =
+      "acceptor " + std::to_string(acceptor) + " voted at " + text(instance) + ", " + text(ballot);
+  if (proposal == nullptr) return failure_.set("vote: " + who + ", where nothing was proposed");
+  if (proposal->value.id != consensus::from_wire(entry.value) ||
+      proposal->value.content_hash != entry.content_hash) {
+    return failure_.set("vote: " + who + ", for another value than was proposed");
+  }
+  if ((raw(proposal->votes) & raw(consensus::just(acceptor))) != 0) return;
+  // A vote that leaves after the promise is harmless if the promise told of it, or if it was not asked
+  // because the new coordinator knows the decision.
+  if (ballot < promised_[acceptor] && !told_in_promise(acceptor, instance, ballot)) {
+    return failure_.set("promise: " + who + ", after it promised " + text(promised_[acceptor]));
+  }
+  const auto held = held_.find(proposal->value.id);
+  if (!proposal->value.noop() &&
+      (held == held_.end() || held->second.fragments[acceptor] != held->second.all)) {
+    return failure_.set("vote: " + who + ", without holding " + text(proposal->value.id));
+  }
+  proposal->votes = proposal->votes | consensus::just(acceptor);
+}
+
+bool ProtocolChecker::decided(const Proposal& proposal) const {
+  return consensus::size(proposal.votes) >= configuration_.majority();
+}
+
+void ProtocolChecker::on_decided(const consensus::WireDecided& wire) {
+  const consensus::Decided told = consensus::from_wire(wire);
+  const auto verified = verified_below_.find(told.ballot);
+  if (verified == verified_below_.end()) {
+    if (told.below > told.from) {
+      failure_.set("decision: " + text(told.ballot) + " decides without having proposed");
+    }
+    return;
+  }
+  for (Instance i = std::max(told.from, verified->second); i < told.below; ++i) {
+    const Proposal* proposal = find(i, told.ballot);
+    if (proposal == nullptr || !decided(*proposal)) {
+      return failure_.set("decision: " + text(i) + " was told decided at " + text(told.ballot) +
+                          " without a majority of votes");
+    }
+  }
+  verified->second = std::max(verified->second, told.below);
+}
+
+void ProtocolChecker::check_proposed(const consensus::Delivery& delivery) {
+  const std::string where = text(delivery.instance) + ", " + text(delivery.value.id);
+  bool chosen = false;
+  if (raw(delivery.instance) < proposals_.size()) {
+    for (const Proposal& proposal : proposals_[raw(delivery.instance)]) {
+      chosen |= proposal.value == delivery.value && decided(proposal);
+    }
+  }
+  if (!chosen) failure_.set("agreement: delivered without a majority of votes: " + where);
+  const auto submitted = submitted_.find(delivery.value.id);
+  if (submitted == submitted_.end() || submitted->second != delivery.value) {
+    failure_.set("integrity: delivered, but no client submitted it: " + where);
+  }
+  if (delivery.bytes.size() != delivery.value.bytes ||
+      dataplane::hash_bytes(delivery.bytes.bytes()) != delivery.value.content_hash) {
+    failure_.set("integrity: delivered bytes are not the value's: " + where);
+  }
+}
+
+void ProtocolChecker::count_order(const Value& value) {
+  if (++places_[value.id] > 1) ++repeated_;
+  std::uint64_t& highest = highest_[{value.id.proposer, value.id.epoch}];
+  if (value.id.sequence < highest && places_[value.id] == 1) ++reordered_;
+  highest = std::max(highest, value.id.sequence);
+}
+
+void ProtocolChecker::on_delivery(Nanos now, std::uint32_t learner,
+                                  const consensus::Delivery& delivery) {
+  if (delivery.kind != consensus::DeliveryKind::kDecided) return;
+  const consensus::Instance instance = delivery.instance;
+  const std::uint64_t index = raw(instance);
+  ++delivered_;
+  if (instance <= last_delivered_[learner]) {
+    failure_.set("order: learner " + std::to_string(learner) + " delivered " + text(instance) +
+                 " after instance " + std::to_string(raw(last_delivered_[learner])));
+  }
+  last_delivered_[learner] = instance;
+  if (!intersects(delivery.value.mask, configuration_.learners[learner].partitions)) {
+    failure_.set("partition: learner " + std::to_string(learner) + " delivered " + text(instance) +
+                 ", which does not concern it");
+  }
+  check_proposed(delivery);
+  if (order_.size() <= index) order_.resize(index + 1);
+  Chosen& chosen = order_[index];
+  if (!chosen.known) {
+    chosen = {
+        true, delivery.value,
+        std::string(reinterpret_cast<const char*>(delivery.bytes.data()), delivery.bytes.size()),
+        now};
+    count_order(delivery.value);
+    if (delivery.value.mask != consensus::kAllPartitions) ++masked_;
+  } else if (chosen.value != delivery.value) {
+    failure_.set("agreement: learners delivered two values at " + text(instance) + ": " +
+                 text(chosen.value.id) + " and " + text(delivery.value.id));
+  }
+  std::vector<bool>& mine = delivered_by_[learner];
+  if (mine.size() <= index) mine.resize(index + 1);
+  mine[index] = true;
+}
+
+void ProtocolChecker::check_complete() {
+  for (std::uint32_t learner = 0; learner < delivered_by_.size(); ++learner) {
+    delivered_by_[learner].resize(order_.size());
+    for (std::uint64_t i = 0; i < order_.size(); ++i) {
+      const bool wanted =
+          order_[i].known &&
+          intersects(order_[i].value.mask, configuration_.learners[learner].partitions);
+      if (wanted && !delivered_by_[learner][i]) {
+        failure_.set("order: learner " + std::to_string(learner) + " passed over instance " +
+                     std::to_string(i) + ", " + text(order_[i].value.id));
+      }
+    }
+  }
+}
+
+}  // namespace annulus::sim

@@ -1,0 +1,123 @@
+// Watches every frame sent and every value delivered, and knows from them alone what Ring Paxos
+// forbids: two values at one instance, a decision without a majority, a vote for a value not held,
+// a value nobody submitted, a delivery out of order.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "consensus/delivery.h"
+#include "consensus/messages.h"
+#include "consensus/ring.h"
+#include "tests/sim/network.h"
+
+namespace annulus::sim {
+
+/// The first rule seen broken; the run stops there.
+class Failure {
+ public:
+  void set(const std::string& what) {
+    if (what_.empty()) what_ = what;
+  }
+  bool failed() const { return !what_.empty(); }
+  const std::string& what() const { return what_; }
+
+ private:
+  std::string what_;
+};
+
+class ProtocolChecker final : public NetworkObserver {
+ public:
+  /// A value of the decided order, with all its bytes.
+  struct Chosen {
+    bool known = false;
+    consensus::Value value;
+    std::string bytes;
+    Nanos first_delivered = kNever;
+  };
+
+  ProtocolChecker(const consensus::Configuration& configuration, Failure& failure);
+
+  /// Which network end is which node; others are clients.
+  void set_acceptor(std::uint32_t end, std::uint32_t acceptor);
+
+  void on_transmit(Nanos now, std::uint32_t sender, const Endpoint& to,
+                   std::span<const std::byte> head, std::span<const std::byte> payload) override;
+  void on_deliver(Nanos now, std::uint32_t receiver, std::span<const std::byte> head) override;
+
+  /// A learner hands a value to execution.
+  void on_delivery(Nanos now, std::uint32_t learner, const consensus::Delivery& delivery);
+
+  /// At the end: every learner delivered every chosen value that concerns it, up to the last one
+  /// that any learner delivered.
+  void check_complete();
+
+  /// Indexed by instance; those of no-ops, and of values that no learner wanted, are not known.
+  const std::vector<Chosen>& order() const { return order_; }
+  std::uint64_t delivered() const { return delivered_; }
+  std::uint64_t ballots() const { return ballots_; }
+  std::uint64_t masked_deliveries() const { return masked_; }
+  std::uint64_t repeated_values() const { return repeated_; }
+  std::uint64_t proposer_reorders() const { return reordered_; }
+
+ private:
+  struct Proposal {
+    consensus::Ballot ballot{};
+    consensus::Value value;
+    consensus::AcceptorSet votes{};
+  };
+  struct Held {
+    std::array<std::uint64_t, consensus::kAcceptorsMax> fragments{};
+    std::uint64_t all = 0;
+  };
+
+  /// What an acceptor's promises told of what it had accepted.
+  struct Reported {
+    consensus::Instance chosen_below{};
+    std::map<consensus::Instance, consensus::Ballot> ballots;
+  };
+
+  template <typename M>
+  static const M& message(std::span<const std::byte> head) {
+    return *reinterpret_cast<const M*>(head.data() + sizeof(dataplane::FrameHeader));
+  }
+  Proposal* find(consensus::Instance instance, consensus::Ballot ballot);
+  void on_submit(const consensus::Submit& submit);
+  void on_phase2a(std::uint32_t sender, const consensus::Phase2A& proposal);
+  void on_phase1b(std::uint32_t acceptor, const consensus::Phase1B& promise);
+  bool told_in_promise(std::uint32_t acceptor, consensus::Instance instance,
+                       consensus::Ballot ballot) const;
+  void on_phase2b(std::uint32_t acceptor, const consensus::Phase2B& votes);
+  void on_vote(std::uint32_t acceptor, consensus::Ballot ballot,
+               const consensus::Phase2BEntry& entry);
+  void on_decided(const consensus::WireDecided& decided);
+  bool decided(const Proposal& proposal) const;
+  void check_proposed(const consensus::Delivery& delivery);
+  void count_order(const consensus::Value& value);
+
+  const consensus::Configuration& configuration_;
+  Failure& failure_;
+  std::vector<int> acceptor_of_end_;
+  std::map<consensus::ValueId, consensus::Value> submitted_;
+  std::map<consensus::ValueId, Held> held_;
+  std::vector<std::vector<Proposal>> proposals_;                     // by instance
+  std::map<consensus::Ballot, consensus::Instance> verified_below_;  // decisions checked
+  std::array<consensus::Ballot, consensus::kAcceptorsMax> promised_{};
+  std::map<consensus::Ballot, consensus::Instance> phase1_from_;
+  std::array<Reported, consensus::kAcceptorsMax> reported_;
+  std::vector<Chosen> order_;
+  std::vector<std::vector<bool>> delivered_by_;      // by learner and instance
+  std::vector<consensus::Instance> last_delivered_;  // by learner
+  std::map<consensus::ValueId, std::uint32_t> places_;
+  std::map<std::pair<consensus::NodeId, std::uint64_t>, std::uint64_t> highest_;
+  std::uint64_t delivered_ = 0;
+  std::uint64_t ballots_ = 0;
+  std::uint64_t masked_ = 0;
+  std::uint64_t repeated_ = 0;
+  std::uint64_t reordered_ = 0;
+};
+
+}  // namespace annulus::sim

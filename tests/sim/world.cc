@@ -1,0 +1,110 @@
+#include "tests/sim/world.h"
+
+#include <algorithm>
+
+namespace annulus::sim {
+
+World::World(std::uint64_t seed, std::uint32_t frame_bytes_max)
+    : rng_(seed), network_(rng_.fork(), frame_bytes_max, trace_) {}
+
+std::uint32_t World::add_stage(dataplane::Stage* stage, std::uint32_t node, std::uint32_t end) {
+  stages_.push_back({stage, node, end});
+  return static_cast<std::uint32_t>(stages_.size() - 1);
+}
+
+void World::set_base(std::vector<LinkQuality> base) {
+  base_ = std::move(base);
+  apply_faults(network_, base_, {}, now_);
+}
+
+Nanos World::due(const Scheduled& stage) const {
+  if (stage.stage == nullptr) return kNever;
+  Nanos at = stage.ready ? now_ : stage.wake;
+  if (stage.end != kNoEnd) at = std::min(at, network_.next_arrival(stage.end));
+  return std::max(at, stage.stalled_until);
+}
+
+void World::poll(Scheduled& stage) {
+  // Small budgets expose what a stage leaves half done.
+  static constexpr std::uint32_t kBudgets[] = {1, 2, 4, 8, 16, 32, 64, 256};
+  const std::uint32_t budget = kBudgets[rng_.below(std::size(kBudgets))];
+  ++polls_;
+  const dataplane::PollResult result = stage.stage->poll(now_, budget);
+  stage.ready = result.work != 0;
+  // A stage whose deadline has passed is polled again, but time goes on meanwhile.
+  stage.wake = std::max(result.deadline, now_ + 1);
+  if (result.work != 0) {
+    trace_.mix(TraceEvent::kPoll, static_cast<std::uint64_t>(now_), stage.node, result.work);
+    for (Scheduled& sibling : stages_) {
+      if (sibling.node == stage.node) sibling.ready = true;
+    }
+  }
+  // One thread stands for many cores: a turn takes little of everybody's time.
+  now_ += rng_.between(20, 400);
+}
+
+bool World::pick_and_poll() {
+  candidates_.clear();
+  Nanos next = next_change_;
+  for (std::uint32_t i = 0; i < stages_.size(); ++i) {
+    const Nanos at = due(stages_[i]);
+    if (at <= now_) candidates_.push_back(i);
+    next = std::min(next, at);
+  }
+  if (candidates_.empty()) {
+    if (next == kNever) return false;
+    now_ = std::max(now_, next);
+    return true;
+  }
+  std::uint32_t pick = candidates_[rng_.below(candidates_.size())];
+  // Now and then a turn that nothing asked for.
+  if (rng_.chance(20'000)) {
+    const auto any = static_cast<std::uint32_t>(rng_.below(stages_.size()));
+    if (stages_[any].stage != nullptr && stages_[any].stalled_until <= now_) pick = any;
+  }
+  poll(stages_[pick]);
+  return true;
+}
+
+void World::begin_faults() {
+  while (next_fault_ < faults_.size() && faults_[next_fault_].start <= now_) {
+    const Fault& fault = faults_[next_fault_++];
+    ++begun_[static_cast<std::size_t>(fault.kind)];
+    active_until_ = std::max(active_until_, fault.end);
+    trace_.mix(TraceEvent::kFault, static_cast<std::uint64_t>(fault.start),
+               static_cast<std::uint64_t>(fault.kind), fault.amount);
+    if (fault.kind == FaultKind::kStall) {
+      Scheduled& stage = stages_[fault.a];
+      stage.stalled_until = std::max(stage.stalled_until, fault.end);
+    } else if (on_fault_) {
+      on_fault_(fault);
+    }
+  }
+  apply_faults(network_, base_, std::span(faults_).first(next_fault_), now_);
+  next_change_ = next_fault_ < faults_.size() ? faults_[next_fault_].start : kNever;
+  for (std::size_t i = 0; i < next_fault_; ++i) {
+    if (faults_[i].end > now_) next_change_ = std::min(next_change_, faults_[i].end);
+  }
+}
+
+bool World::run(const std::function<bool()>& done, Nanos limit) {
+  if (!healed_) begin_faults();
+  while (!failure_.failed() && now_ < limit) {
+    if (!healed_ && next_change_ <= now_) begin_faults();
+    if (!pick_and_poll()) return done();
+    if (done()) return true;
+  }
+  return false;
+}
+
+void World::heal() {
+  healed_ = true;
+  next_change_ = kNever;
+  for (Scheduled& stage : stages_) stage.stalled_until = 0;
+  LinkQuality perfect;
+  for (std::uint32_t from = 0; from < network_.ends(); ++from) {
+    for (std::uint32_t to = 0; to < network_.ends(); ++to) network_.link(from, to) = perfect;
+  }
+}
+
+}  // namespace annulus::sim
