@@ -107,7 +107,9 @@ Route Acceptor::default_route(Ballot ballot) const {
 }
 
 void Acceptor::pull_missing(Slot& place, std::uint32_t from, Nanos now, Effects& effects) {
-  const bool partial = place.incoming.partial();
+  // Once decided under another ballot, others may hold another value: its every fragment is wanted.
+  const bool partial = place.incoming.partial() && (place.instance >= decided_.below ||
+                                                    place.incoming_ballot == decided_.ballot);
   counters_[partial ? AcceptorCounter::kFragmentsPulled : AcceptorCounter::kValuesPulled].add();
   Outgoing& out = effects.send_now(configuration_.acceptors[from].endpoint, MessageType::kPull,
                                    sizeof(Pull) + sizeof(PullEntry));

@@ -67,11 +67,10 @@ void Coordinator::propose_all(Nanos now, Effects& effects) {
     }
     if (recovering) {
       Recovered& place = recovered(next_);
-      const Assembly assembly = std::move(place.assembly);
+      if (!propose(place.assembly.value(), place.assembly.bytes(), now, now, effects)) break;
       place = Recovered{};
-      propose(assembly.value(), assembly.bytes(), now, now, effects);
     } else {
-      propose(ready->value, ready->bytes, ready->received, now, effects);
+      if (!propose(ready->value, ready->bytes, ready->received, now, effects)) break;
       streams_.pop();
     }
   }
@@ -81,13 +80,13 @@ void Coordinator::propose_all(Nanos now, Effects& effects) {
   if (blocked) schedule(now + learner_stall());
 }
 
-void Coordinator::propose(const Value& value, const Slice& bytes, Nanos received, Nanos now,
+bool Coordinator::propose(const Value& value, const Slice& bytes, Nanos received, Nanos now,
                           Effects& effects) {
   const Instance instance = next_;
   if (!acceptor_.accept(instance, ballot_, value, bytes, route_, now)) {
     // Its log is full of undecided instances, or it promised to another coordinator.
     observe(acceptor_.promised());
-    return;
+    return false;
   }
   ++next_;
   counters_[CoordinatorCounter::kProposals].add();
@@ -102,6 +101,7 @@ void Coordinator::propose(const Value& value, const Slice& bytes, Nanos received
   tell_by_ = kNever;
   proposed_this_burst_ = true;
   add_votes(instance, just(self_), now);
+  return true;
 }
 
 void Coordinator::send_proposal(Instance instance, const Slot& place, Effects& effects) {

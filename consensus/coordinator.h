@@ -67,6 +67,8 @@ class Coordinator {
   bool active() const { return state_ == State::kActive; }
   bool idle() const { return state_ == State::kIdle; }
   Ballot ballot() const { return ballot_; }
+  /// Of any coordinator, as far as heard.
+  Ballot highest_seen() const { return highest_seen_; }
 
   /// Another coordinator's ballot was seen: a higher one ends this coordinator's term.
   void observe(Ballot ballot);
@@ -125,7 +127,8 @@ class Coordinator {
   void finish_phase1(Nanos now, Effects& effects);
   void collect(Nanos now, Effects& effects);
   void propose_all(Nanos now, Effects& effects);
-  void propose(const Value& value, const Slice& bytes, Nanos received, Nanos now, Effects& effects);
+  /// False, with nothing proposed, if the node's own acceptor does not accept.
+  bool propose(const Value& value, const Slice& bytes, Nanos received, Nanos now, Effects& effects);
   void send_proposal(Instance instance, const Slot& slot, Effects& effects);
   void add_votes(Instance instance, AcceptorSet votes, Nanos now);
   void advance_decided(Nanos now);

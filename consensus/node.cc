@@ -137,11 +137,17 @@ void AcceptorNode::on_submit(const Received& in, Nanos now) {
     coordinator_.on_submit(in, now);
     return;
   }
+  const NodeId coordinator =
+      coordinator_of(std::max(acceptor_.promised(), coordinator_.highest_seen()));
+  // Whoever knows of no coordinator but itself, and is none, keeps silent: the client tries others.
+  if (coordinator == options_.identity.node) {
+    counters_[NodeCounter::kDropNoCoordinator].add();
+    return;
+  }
   counters_[NodeCounter::kRedirects].add();
   const auto& m = message<Submit>(in.frame);
-  effects_.send_now(
-      in.from, MessageType::kSubmitAck,
-      SubmitAck{m.value.id.epoch, 0ull, 0ull, raw(coordinator_of(acceptor_.promised()))});
+  effects_.send_now(in.from, MessageType::kSubmitAck,
+                    SubmitAck{m.value.id.epoch, 0ull, 0ull, raw(coordinator)});
 }
 
 void AcceptorNode::on_learner_status(const Received& in, Nanos now) {
@@ -341,8 +347,8 @@ namespace annulus::dataplane {
 template <>
 const std::array<const char*, static_cast<std::size_t>(consensus::NodeCounter::kCount)>
     CounterNames<consensus::NodeCounter>::names = {
-        "redirects",    "drop_not_for_us",  "drop_unknown_peer",    "drop_mute",
-        "replies_sent", "queries_received", "drop_query_no_memory", "proposals_sent",
-        "drop_proposal"};
+        "redirects",      "drop_no_coordinator", "drop_not_for_us",  "drop_unknown_peer",
+        "drop_mute",      "replies_sent",        "queries_received", "drop_query_no_memory",
+        "proposals_sent", "drop_proposal"};
 
 }  // namespace annulus::dataplane

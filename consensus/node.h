@@ -17,10 +17,11 @@
 namespace annulus::consensus {
 
 enum class NodeCounter : std::uint8_t {
-  kRedirects,        // submits answered with the coordinator's name
-  kDropNotForUs,     // a valid message that this kind of node does not handle
-  kDropUnknownPeer,  // a sender that the configuration does not list
-  kDropMute,         // received while mute
+  kRedirects,          // submits answered with the coordinator's name
+  kDropNoCoordinator,  // submits to an acceptor that knows of no coordinator
+  kDropNotForUs,       // a valid message that this kind of node does not handle
+  kDropUnknownPeer,    // a sender that the configuration does not list
+  kDropMute,           // received while mute
   kRepliesSent,
   kQueriesReceived,
   kDropQueryNoMemory,

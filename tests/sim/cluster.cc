@@ -148,13 +148,15 @@ void Cluster::add_learners() {
     CHECK(machine.transport->join(kGroup).ok());
     machine.deliveries = std::make_unique<DeliveryTap::Ring>(plan_.ring_capacity);
     machine.replies = std::make_unique<dataplane::SpscRing<consensus::ReplyFrame>>(64);
+    machine.proposals = std::make_unique<dataplane::SpscRing<consensus::Proposal>>(1);
     consensus::LearnerNodeOptions options;
     options.identity = {kCluster, 0, learner_id(i), 1};
     options.value_bytes_max = plan_.value_bytes_max;
     options.learner.window = plan_.learner_window;
     options.learner.partitions = plan_.learners[i];
     machine.node = std::make_unique<consensus::LearnerNode>(
-        options, configuration_, *machine.transport, *machine.deliveries, *machine.replies);
+        options, configuration_, *machine.transport,
+        consensus::LearnerNode::Rings{*machine.deliveries, *machine.replies, *machine.proposals});
     machine.node->add_counters(registry_, "learner" + std::to_string(i));
     machine.tap = std::make_unique<DeliveryTap>(
         i, *machine.deliveries, nullptr, checker_,

@@ -64,6 +64,7 @@ struct LearnerMachine {
   std::unique_ptr<SimTransport> transport;
   std::unique_ptr<DeliveryTap::Ring> deliveries;
   std::unique_ptr<dataplane::SpscRing<consensus::ReplyFrame>> replies;
+  std::unique_ptr<dataplane::SpscRing<consensus::Proposal>> proposals;
   std::unique_ptr<consensus::LearnerNode> node;
   std::unique_ptr<DeliveryTap> tap;
 };

@@ -188,8 +188,8 @@ void ProtocolChecker::on_vote(std::uint32_t acceptor, Ballot ballot,
     return failure_.set("vote: " + who + ", for another value than was proposed");
   }
   if ((raw(proposal->votes) & raw(consensus::just(acceptor))) != 0) return;
-  // A vote that leaves after the promise is harmless if the promise told of it, or if it was not asked
-  // because the new coordinator knows the decision.
+  // A vote that leaves after the promise is harmless if the promise told of it, or if it was not
+  // asked because the new coordinator knows the decision.
   if (ballot < promised_[acceptor] && !told_in_promise(acceptor, instance, ballot)) {
     return failure_.set("promise: " + who + ", after it promised " + text(promised_[acceptor]));
   }
