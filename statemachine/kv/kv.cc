@@ -84,20 +84,24 @@ void KvService::footprint(std::span<const std::byte> body, Footprint& footprint)
 void KvService::execute(std::span<const Command> commands, Replies& replies) {
   for (std::size_t begin = 0; begin < commands.size(); begin += kStaged) {
     const std::size_t size = std::min<std::size_t>(commands.size() - begin, kStaged);
+    // Loop by loop over all commands, so that each loop's cache misses overlap.
     for (std::size_t i = 0; i < size; ++i) {
       Staged& staged = staged_[i];
-      staged.command = {};
       staged.status = decode(commands[begin + i].body, staged.command);
-      if (staged.status != CommandStatus::kOk || staged.command.key.empty()) continue;
-      staged.probe = table_.locate(KvTable::hash_of(staged.command.key));
-      table_.prefetch_bucket(staged.probe);
+      if (single_key(staged)) staged.probe.hash = KvTable::hash_of(staged.command.key);
     }
     for (std::size_t i = 0; i < size; ++i) {
-      const Staged& staged = staged_[i];
-      if (staged.status != CommandStatus::kOk || staged.command.key.empty()) continue;
-      table_.prefetch_entry(staged.probe, touched_bytes(staged.command));
+      Staged& staged = staged_[i];
+      if (single_key(staged)) staged.probe = table_.locate(staged.probe.hash);
     }
-    std::uint64_t version = table_.version();
+    for (std::size_t i = 0; i < size; ++i) {
+      if (single_key(staged_[i])) table_.prefetch_bucket(staged_[i].probe);
+    }
+    for (std::size_t i = 0; i < size; ++i) {
+      if (!single_key(staged_[i])) continue;
+      table_.prefetch_entry(staged_[i].probe, touched_bytes(staged_[i].command));
+    }
+    const std::uint64_t version = table_.version();
     for (std::size_t i = 0; i < size; ++i) {
       Staged& staged = staged_[i];
       if (staged.status != CommandStatus::kOk) {
@@ -105,7 +109,7 @@ void KvService::execute(std::span<const Command> commands, Replies& replies) {
         continue;
       }
       // Segments have split or merged since: what was found for the rest may have moved.
-      if (version != table_.version() && !staged.command.key.empty()) {
+      if (version != table_.version() && single_key(staged)) {
         staged.probe = table_.locate(staged.probe.hash);
       }
       run(staged.command, staged.probe, replies);

@@ -46,6 +46,9 @@ class KvService final : public Service {
     CommandStatus status{};
     KvTable::Probe probe;
   };
+  static bool single_key(const Staged& staged) {
+    return staged.status == CommandStatus::kOk && !staged.command.key.empty();
+  }
 
   void run(const KvCommand& command, const KvTable::Probe& probe, Replies& replies);
   void put(const KvCommand& command, const KvTable::Probe& probe, Replies& replies);

@@ -49,9 +49,8 @@ CommandStatus decode_items(Bytes rest, const KvHead& head, KvCommand& command) {
     return CommandStatus::kMalformed;
   }
   command.items = rest;
-  command.item_count = head.extra;
   bool too_large = false;
-  for (std::uint32_t i = 0; i < command.item_count; ++i) {
+  for (std::uint32_t i = 0; i < head.extra; ++i) {
     if (rest.size() < sizeof(KvItem)) return CommandStatus::kMalformed;
     const auto& item = *reinterpret_cast<const KvItem*>(rest.data());
     const std::size_t bytes = sizeof(KvItem) + item.key_bytes + item.value_bytes;
@@ -79,6 +78,8 @@ CommandStatus decode(Bytes body, KvCommand& command) {
   }
   command.op = static_cast<KvOp>(head.op);
   command.flags = head.flags;
+  command.key = command.value = command.expected = command.items = {};
+  command.first = command.last = 0;
   Bytes rest = body.subspan(sizeof(KvHead));
   if (has_items(command.op)) return decode_items(rest, head, command);
 

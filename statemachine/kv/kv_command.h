@@ -16,11 +16,11 @@ struct KvCommand {
   Bytes expected;
   std::int64_t first = 0;
   std::int64_t last = 0;
-  std::uint32_t item_count = 0;
   Bytes items;
 };
 
-/// kOk, or kMalformed or kTooLarge for a body that is no command, whatever its bytes.
+/// Fills all of `command`. kOk, or kMalformed or kTooLarge for a body that is no command, whatever
+/// its bytes.
 CommandStatus decode(Bytes body, KvCommand& command);
 
 /// Walks the items of a checked command.

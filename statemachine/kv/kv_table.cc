@@ -53,42 +53,26 @@ std::uint32_t median_cut(const KvSegment& segment) {
 
 KvTable::KvTable(std::uint8_t service, std::uint64_t limit_bytes)
     : class_limit_(limit_bytes / kKeyClasses),
-      stride_(segments_max(class_limit_) | 1),  // odd, or classes would share cache sets
-      segments_(service, kSegmentBytes, segments_max(class_limit_) * kKeyClasses),
+      places_max_(segments_max(class_limit_)),
+      // Room for a whole search; an odd number of cache lines, or classes would share cache sets.
+      stride_(std::bit_ceil(places_max_ + 1) + 8),
+      segments_(service, kSegmentBytes, places_max_ * kKeyClasses),
       classes_(kKeyClasses),
-      starts_(std::size_t{stride_} * kKeyClasses),
-      places_(std::size_t{stride_} * kKeyClasses) {}
-
-KvTable::Probe KvTable::probe_of(std::uint64_t hash, std::uint32_t index) const {
-  const Place place = places(class_of(hash))[index];
-  auto* const segment = const_cast<KvSegment*>(&at(place.id));
-  return {hash, segment, KvSegment::home_of(position_of(hash), tag_of(hash), place.bucket_count),
-          index};
-}
-
-KvTable::Probe KvTable::locate(std::uint64_t hash) const {
-  const std::uint32_t key_class = class_of(hash);
-  const std::uint32_t position = position_of(hash);
-  std::uint32_t size = classes_[key_class].segments;
-  if (size == 0) return {hash, nullptr, 0, 0};
-  const std::uint32_t* const begin = starts(key_class);
-  const std::uint32_t* from = begin;  // the last start at or below position is in [from, +size)
-  while (size > 1) {
-    const std::uint32_t half = size / 2;
-    from = from[half] <= position ? from + half : from;
-    size -= half;
-  }
-  return probe_of(hash, static_cast<std::uint32_t>(from - begin));
+      directory_(std::size_t{stride_} * kKeyClasses, kNoPlace) {
+  CHECK(std::uint64_t{places_max_} * kKeyClasses < (1u << (32 - kBucketBits)));
 }
 
 KvSegment::Slot KvTable::find_slot(Probe& probe, Bytes key) const {
   if (probe.segment == nullptr) return {};
-  const std::uint32_t* const first = starts(class_of(probe.hash));
+  const std::span<const Place> place = places(class_of(probe.hash));
   for (;;) {
     const KvSegment::Slot slot = probe.segment->find(probe.home, tag_of(probe.hash), key);
     // Segments with the same start share the keys of that one position.
-    if (slot || probe.index == 0 || first[probe.index - 1] != first[probe.index]) return slot;
-    probe = probe_of(probe.hash, probe.index - 1);
+    if (slot || probe.index == 0 ||
+        start_of(place[probe.index - 1]) != start_of(place[probe.index])) {
+      return slot;
+    }
+    probe = probe_of(probe.hash, place[probe.index - 1], probe.index - 1);
   }
 }
 
@@ -108,7 +92,11 @@ void KvTable::prefetch_entry(const Probe& probe, std::uint32_t entry_bytes) cons
 void KvTable::overwrite(Class& key_class, KvEntry& entry, Bytes value) {
   key_class.hash.remove(entry.hash);
   entry.value_bytes = static_cast<std::uint16_t>(value.size());
-  if (!value.empty()) std::memcpy(entry.value(), value.data(), value.size());
+  if (value.size() == 8) {
+    std::memcpy(entry.value(), value.data(), 8);
+  } else if (!value.empty()) {
+    std::memcpy(entry.value(), value.data(), value.size());
+  }
   entry.hash = entry.computed_hash();
   key_class.hash.add(entry.hash);
 }
@@ -134,7 +122,8 @@ bool KvTable::store(Probe probe, Bytes key, Bytes value) {
   std::uint64_t old_weight = 0;
   if (slot) {
     KvEntry& entry = *probe.segment->entry(slot);
-    if (entry_size(key.size(), entry.value_bytes).index == size.index) {
+    if (entry.value_bytes == value.size() ||
+        entry_size(key.size(), entry.value_bytes).index == size.index) {
       overwrite(key_class, entry, value);
       return true;
     }
@@ -191,7 +180,14 @@ bool KvTable::remove(Probe probe, Bytes key) {
 
 void KvTable::clear() {
   segments_.clear();
+  forget();
+}
+
+/// Empties what is kept beside the segments.
+void KvTable::forget() {
   std::fill(classes_.begin(), classes_.end(), Class{});
+  std::fill(directory_.begin(), directory_.end(), kNoPlace);
+  search_steps_ = 0;
   ++version_;
 }
 
@@ -204,30 +200,31 @@ SegmentId KvTable::create(std::uint32_t key_class, std::uint32_t first, std::uin
 }
 
 void KvTable::set_place(std::uint32_t key_class, std::uint32_t index, SegmentId id) {
-  starts(key_class)[index] = at(id).first_position;
-  places(key_class)[index] = {id, at(id).bucket_count};
+  places(key_class)[index] =
+      Place{std::uint64_t{at(id).first_position} << 32 |
+            static_cast<std::uint64_t>(id) << kBucketBits | at(id).bucket_count};
   ++version_;
 }
 
 void KvTable::insert_place(std::uint32_t key_class, std::uint32_t index, SegmentId id) {
-  const std::uint32_t size = classes_[key_class].segments++;
-  CHECK(size < stride_);
-  std::copy_backward(starts(key_class) + index, starts(key_class) + size,
-                     starts(key_class) + size + 1);
-  std::copy_backward(places(key_class) + index, places(key_class) + size,
-                     places(key_class) + size + 1);
+  const std::uint32_t size = ++classes_[key_class].segments;
+  CHECK(size <= places_max_);
+  const std::span<Place> all = places(key_class);
+  std::copy_backward(all.begin() + index, all.end() - 1, all.end());
+  search_steps_ = std::max(search_steps_, static_cast<std::uint32_t>(std::bit_width(size)));
   set_place(key_class, index, id);
 }
 
 void KvTable::erase_place(std::uint32_t key_class, std::uint32_t index) {
-  const std::uint32_t size = classes_[key_class].segments--;
-  std::copy(starts(key_class) + index + 1, starts(key_class) + size, starts(key_class) + index);
-  std::copy(places(key_class) + index + 1, places(key_class) + size, places(key_class) + index);
+  const std::span<Place> all = places(key_class);
+  std::copy(all.begin() + index + 1, all.end(), all.begin() + index);
+  all.back() = kNoPlace;
+  --classes_[key_class].segments;
   ++version_;
 }
 
 void KvTable::make_room(std::uint32_t key_class, std::uint32_t index, SlabSize wanted) {
-  const SegmentId id = places(key_class)[index].id;
+  const SegmentId id = id_of(places(key_class)[index]);
   const KvSegment& segment = at(id);
   if (segment.load() + wanted.granules > kSegmentGranules / 4 * 3) {
     split(key_class, index);
@@ -243,7 +240,7 @@ void KvTable::make_room(std::uint32_t key_class, std::uint32_t index, SlabSize w
 }
 
 void KvTable::split(std::uint32_t key_class, std::uint32_t index) {
-  const SegmentId id = places(key_class)[index].id;
+  const SegmentId id = id_of(places(key_class)[index]);
   const KvSegment& segment = at(id);
   const std::uint32_t average = average_bytes(segment.heap.live, segment.entry_count);
   // Not more buckets than now: all entries may go to one side, and must fit.
@@ -275,7 +272,7 @@ void KvTable::split(std::uint32_t key_class, std::uint32_t index) {
 
 void KvTable::merge_around(std::uint32_t key_class, std::uint32_t index) {
   if (classes_[key_class].segments == 1) return;
-  if (at(places(key_class)[index].id).load() > kSegmentGranules / 2) return;
+  if (at(id_of(places(key_class)[index])).load() > kSegmentGranules / 2) return;
   if (merge(key_class, index)) return;
   if (index > 0) merge(key_class, index - 1);
 }
@@ -284,14 +281,14 @@ void KvTable::merge_around(std::uint32_t key_class, std::uint32_t index) {
 bool KvTable::merge(std::uint32_t key_class, std::uint32_t index) {
   const std::uint32_t size = classes_[key_class].segments;
   if (index + 1 >= size) return false;
-  const std::uint32_t* const start = starts(key_class);
+  const auto start = [&](std::uint32_t i) { return start_of(places(key_class)[i]); };
   // The first of several siblings stays with them, or find_slot() would not come to it.
-  if (index + 2 < size && start[index + 1] == start[index + 2] &&
-      start[index] != start[index + 1]) {
+  if (index + 2 < size && start(index + 1) == start(index + 2) &&
+      start(index) != start(index + 1)) {
     return false;
   }
-  const SegmentId left = places(key_class)[index].id;
-  const SegmentId right = places(key_class)[index + 1].id;
+  const SegmentId left = id_of(places(key_class)[index]);
+  const SegmentId right = id_of(places(key_class)[index + 1]);
   if (at(left).load() + at(right).load() > kSegmentGranules / 2) return false;
   const std::uint32_t average = average_bytes(at(left).heap.live + at(right).heap.live,
                                               at(left).entry_count + at(right).entry_count);
@@ -314,8 +311,7 @@ std::uint64_t KvTable::count() const {
 }
 
 Status KvTable::rebuild() {
-  std::fill(classes_.begin(), classes_.end(), Class{});
-  ++version_;
+  forget();
   std::vector<SegmentId> ids;
   for (std::uint32_t i = 0; i < segments_.id_end(); ++i) {
     const SegmentId id{i};
@@ -335,7 +331,7 @@ Status KvTable::rebuild() {
   for (const SegmentId id : ids) {
     const KvSegment& segment = at(id);
     Class& key_class = classes_[segment.common.key_class];
-    if (key_class.segments == stride_) return Error{"too many segments in one key class"};
+    if (key_class.segments == places_max_) return Error{"too many segments in one key class"};
     if (key_class.segments == 0 ? segment.first_position != 0 : !follows(segment)) {
       return Error{"segments of key class " + std::to_string(segment.common.key_class) +
                    " overlap or leave a gap: some are missing or of another replica"};
@@ -352,7 +348,7 @@ Status KvTable::rebuild() {
     if (key_class.weight > class_limit_) {
       return Error{"key class " + std::to_string(c) + " holds more than the configured limit"};
     }
-    if (key_class.segments > 0 && at(places(c)[key_class.segments - 1].id).last_position != ~0u) {
+    if (key_class.segments > 0 && at(id_of(places(c).back())).last_position != ~0u) {
       return Error{"the last segment of key class " + std::to_string(c) + " is missing"};
     }
   }
@@ -362,7 +358,7 @@ Status KvTable::rebuild() {
 /// Whether `segment` may come after the last one of its class in the directory.
 bool KvTable::follows(const KvSegment& segment) const {
   const std::uint32_t key_class = segment.common.key_class;
-  const KvSegment& before = at(places(key_class)[classes_[key_class].segments - 1].id);
+  const KvSegment& before = at(id_of(places(key_class).back()));
   if (segment.first_position == before.first_position) {
     return before.last_position == before.first_position;  // siblings
   }

@@ -32,7 +32,16 @@ class KvTable {
     std::uint32_t home = 0;        // bucket
     std::uint32_t index = 0;       // of the segment in its class
   };
-  Probe locate(std::uint64_t hash) const;
+  Probe locate(std::uint64_t hash) const {
+    const Place* const begin = &directory_[class_of(hash) * stride_];
+    // The last place that starts at or below the position. A fixed number of steps: no branch.
+    const std::uint64_t target = std::uint64_t{position_of(hash)} << 32 | 0xfffffffe;
+    std::uint32_t index = 0;
+    for (std::uint32_t step = 1u << search_steps_ >> 1; step != 0; step >>= 1) {
+      index += raw(begin[index + step]) <= target ? step : 0;
+    }
+    return probe_of(hash, begin[index], index);
+  }
   std::uint64_t version() const { return version_; }
 
   /// Brings in the bucket; then, once it is there, the entry's first line, or for a write as many
@@ -76,29 +85,46 @@ class KvTable {
     std::uint32_t entries = 0;
     std::uint32_t segments = 0;
   };
-  /// A segment in the directory, with the copy of its bucket count that spares a cache miss.
-  struct Place {
-    SegmentId id{};
-    std::uint32_t bucket_count = 0;
-  };
+  /// A segment in the directory, in one word, so that a class's eight first fit a cache line: first
+  /// position, id, and a copy of the bucket count that spares a cache miss. Words sort by position.
+  enum class Place : std::uint64_t {};
+  static constexpr Place kNoPlace{~std::uint64_t{0}};
+  static constexpr std::uint32_t kBucketBits = 10;
+  static_assert(kBucketsMax < (1u << kBucketBits) - 1);
+  static std::uint64_t raw(Place place) { return static_cast<std::uint64_t>(place); }
+  static std::uint32_t start_of(Place place) {
+    return static_cast<std::uint32_t>(raw(place) >> 32);
+  }
+  static SegmentId id_of(Place place) {
+    return SegmentId{static_cast<std::uint32_t>(raw(place)) >> kBucketBits};
+  }
+  static std::uint32_t buckets_of(Place place) {
+    return static_cast<std::uint32_t>(raw(place)) & ((1u << kBucketBits) - 1);
+  }
 
   KvSegment& at(SegmentId id) { return *reinterpret_cast<KvSegment*>(segments_.at(id)); }
   const KvSegment& at(SegmentId id) const {
     return *reinterpret_cast<const KvSegment*>(segments_.at(id));
   }
-  std::uint32_t* starts(std::uint32_t key_class) { return &starts_[key_class * stride_]; }
-  const std::uint32_t* starts(std::uint32_t key_class) const {
-    return &starts_[key_class * stride_];
+  std::span<Place> places(std::uint32_t key_class) {
+    return {&directory_[key_class * stride_], classes_[key_class].segments};
   }
-  Place* places(std::uint32_t key_class) { return &places_[key_class * stride_]; }
-  const Place* places(std::uint32_t key_class) const { return &places_[key_class * stride_]; }
-  Probe probe_of(std::uint64_t hash, std::uint32_t index) const;
+  std::span<const Place> places(std::uint32_t key_class) const {
+    return {&directory_[key_class * stride_], classes_[key_class].segments};
+  }
+  Probe probe_of(std::uint64_t hash, Place place, std::uint32_t index) const {
+    if (place == kNoPlace) return {hash, nullptr, 0, 0};
+    auto* const segment = const_cast<KvSegment*>(&at(id_of(place)));
+    return {hash, segment, KvSegment::home_of(position_of(hash), tag_of(hash), buckets_of(place)),
+            index};
+  }
   KvSegment::Slot find_slot(Probe& probe, Bytes key) const;
 
   void overwrite(Class& key_class, KvEntry& entry, Bytes value);
   void write_new(Class& key_class, const Probe& probe, KvEntry& entry, Bytes key, Bytes value);
   void make_room(std::uint32_t key_class, std::uint32_t index, SlabSize wanted);
   void split(std::uint32_t key_class, std::uint32_t index);
+  void forget();
   bool follows(const KvSegment& segment) const;
   void merge_around(std::uint32_t key_class, std::uint32_t index);
   bool merge(std::uint32_t key_class, std::uint32_t index);
@@ -109,12 +135,13 @@ class KvTable {
   void erase_place(std::uint32_t key_class, std::uint32_t index);
 
   const std::uint64_t class_limit_;
-  const std::uint32_t stride_;  // of the directory: most segments a class can come to
+  const std::uint32_t places_max_;  // of one class
+  const std::uint32_t stride_;      // of the directory
   SegmentStore segments_;
   std::vector<Class> classes_;
-  std::vector<std::uint32_t> starts_;  // first position of each segment, sorted in each class
-  std::vector<Place> places_;          // same order
-  std::uint64_t version_ = 0;          // changes whenever an entry's segment or bucket may have
+  std::vector<Place> directory_;    // by class, then sorted; kNoPlace behind each class's last
+  std::uint32_t search_steps_ = 0;  // every class has fewer than 2^search_steps_ segments
+  std::uint64_t version_ = 0;       // changes whenever an entry's segment or bucket may have
 };
 
 }  // namespace annulus::statemachine::kv
