@@ -97,7 +97,7 @@ void command_introspection(const CommandInfo& command, std::span<const std::stri
       writer.array(named.size());
       for (std::string_view name : named) {
         const CommandInfo* found = find_any(name);
-        found == nullptr ? writer.null_array() : write_info(*found, writer);
+        found == nullptr ? writer.null() : write_info(*found, writer);
       }
       return;
     case CommandId::kCommandDocs: {

@@ -111,16 +111,15 @@ TEST(RespWriter, SpeaksBothProtocols) {
     writer.integer(-9223372036854775807 - 1);
     writer.bulk("");
     writer.null();
-    writer.null_array();
     writer.map(1);
     writer.set(2);
     writer.verbatim("t");
   };
   EXPECT_EQ(written(false, all),
-            "+OK\r\n-ERR a  b \r\n:-9223372036854775808\r\n$0\r\n\r\n$-1\r\n*-1\r\n*2\r\n*2\r\n"
+            "+OK\r\n-ERR a  b \r\n:-9223372036854775808\r\n$0\r\n\r\n$-1\r\n*2\r\n*2\r\n"
             "$1\r\nt\r\n");
   EXPECT_EQ(written(true, all),
-            "+OK\r\n-ERR a  b \r\n:-9223372036854775808\r\n$0\r\n\r\n_\r\n_\r\n%1\r\n~2\r\n"
+            "+OK\r\n-ERR a  b \r\n:-9223372036854775808\r\n$0\r\n\r\n_\r\n%1\r\n~2\r\n"
             "=5\r\ntxt:t\r\n");
   for (const std::size_t size : {1'535, 1'536, 1'537, 2'032, 49'152}) {
     const std::string value(size, 'v');

@@ -56,8 +56,10 @@ void auth(std::span<const std::string_view> arguments, RespWriter& writer) {
 
 void select(std::span<const std::string_view> arguments, RespWriter& writer) {
   std::int64_t index = 0;
-  if (!parse_integer(arguments[1], index) || index > INT32_MAX || index < INT32_MIN) {
+  if (!parse_integer(arguments[1], index)) {
     writer.error("ERR value is not an integer or out of range");
+  } else if (index > INT32_MAX || index < INT32_MIN) {
+    writer.error("ERR value is out of range, value must between -2147483648 and 2147483647");
   } else if (index != 0) {
     writer.error("ERR DB index is out of range");
   } else {

@@ -112,6 +112,7 @@ class Proxy final : public dataplane::Stage, private statemachine::CompletionSin
   void answer_error(Connection& connection, std::string_view error);
   void answer_too_large(Connection& connection, std::uint32_t bytes);
   void reject(Connection& connection, std::string_view error);
+  void reject_arity(Connection& connection, const CommandInfo& command);
   void reject_unknown(Connection& connection, const CommandInfo* container);
   std::uint32_t take_slot(Connection& connection);
   void give_back(std::uint32_t slot);

@@ -192,6 +192,17 @@ void Proxy::reject(Connection& connection, std::string_view error) {
   if (connection.transaction.open()) connection.transaction.fail();
 }
 
+void Proxy::reject_arity(Connection& connection, const CommandInfo& command) {
+  const std::string error =
+      "wrong number of arguments for '" + std::string(command.name) + "' command";
+  if (command.id != CommandId::kExec) {
+    reject(connection, "ERR " + error);
+    return;
+  }
+  connection.transaction.clear(chunks_);  // an EXEC ends the transaction, whatever is wrong with it
+  answer_error(connection, "EXECABORT Transaction discarded because of: " + error);
+}
+
 void Proxy::reject_unknown(Connection& connection, const CommandInfo* container) {
   const auto until_zero = [](std::string_view text) { return text.substr(0, text.find('\0')); };
   std::string text;
@@ -236,8 +247,7 @@ bool Proxy::execute(Connection& connection, Nanos now) {
   }
   connection.last_command = command;
   if (!arity_matches(*command, arguments_->size())) {
-    reject(connection,
-           "ERR wrong number of arguments for '" + std::string(command->name) + "' command");
+    reject_arity(connection, *command);
     return true;
   }
   return execute_known(connection, *command, now);

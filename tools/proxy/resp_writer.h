@@ -38,7 +38,6 @@ class RespWriter {
   /// Text for a person: a verbatim string in RESP3.
   void verbatim(std::string_view text);
   void null() { raw(resp3_ ? "_\r\n" : "$-1\r\n"); }
-  void null_array() { raw(resp3_ ? "_\r\n" : "*-1\r\n"); }
   void array(std::uint64_t count) { header('*', static_cast<std::int64_t>(count)); }
   /// `count` pairs; in RESP2 an array of twice as many.
   void map(std::uint64_t count) {
