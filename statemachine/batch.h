@@ -13,6 +13,7 @@ namespace annulus::statemachine {
 
 constexpr std::uint16_t kBatchVersion = 1;
 constexpr std::uint16_t kAnyReplica = 0xffff;
+constexpr std::uint16_t kNoReplica = 0xfffe;  // nobody waits for replies
 constexpr std::uint32_t kCommandsPerBatchMax = 1'024;
 constexpr std::uint32_t kSessionWindowMax = 4'096;
 constexpr std::uint32_t kAtomicPartsMax = 4'096;
