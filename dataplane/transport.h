@@ -85,7 +85,8 @@ class Transport {
   virtual std::uint32_t frame_bytes_max() const = 0;
 
   /// A descriptor that polls readable when frames may wait, or -1 when there is none; lets a core
-  /// with idle policy `sleep` rest in ppoll().
+  /// with idle policy `sleep` rest in ppoll(). To be waited for only after a receive() that found
+  /// nothing.
   virtual int wait_descriptor() const { return -1; }
 
   /// Adds all that this transport counts to the registry, as stages of `node`.
