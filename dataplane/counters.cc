@@ -52,12 +52,18 @@ void Histogram::Snapshot::merge(const Snapshot& other) {
 void Registry::remove(const std::string& node) {
   const std::lock_guard lock(mutex_);
   std::erase_if(groups_, [&](const Group& group) { return group.node == node; });
+  std::erase_if(gauges_, [&](const Gauge& gauge) { return gauge.node == node; });
   std::erase_if(histograms_, [&](const NamedHistogram& named) { return named.node == node; });
 }
 
 std::vector<Registry::Group> Registry::groups() const {
   const std::lock_guard lock(mutex_);
   return groups_;
+}
+
+std::vector<Registry::Gauge> Registry::gauges() const {
+  const std::lock_guard lock(mutex_);
+  return gauges_;
 }
 
 std::vector<Registry::NamedHistogram> Registry::histograms() const {

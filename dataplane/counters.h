@@ -6,6 +6,7 @@
 #include <atomic>
 #include <bit>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <span>
 #include <string>
@@ -96,9 +97,9 @@ class Histogram {
   Counter max_;
 };
 
-/// Every group and histogram of a process, by name. Groups register at start-up and must outlive
-/// the registry's readers, or be removed first. Registration and reading take a lock; counting does
-/// not.
+/// Every group, gauge and histogram of a process, by name. Groups register at start-up and must
+/// outlive the registry's readers, or be removed first. Registration and reading take a lock;
+/// counting does not.
 class Registry {
  public:
   struct Group {
@@ -106,6 +107,13 @@ class Registry {
     std::string stage;  // "network"
     std::span<const char* const> names;
     std::span<const Counter> values;
+  };
+  /// A figure read when it is asked for, such as the occupancy of a ring.
+  struct Gauge {
+    std::string node;
+    std::string stage;
+    std::string name;                     // "deliveries_waiting"
+    std::function<std::uint64_t()> read;  // called by any thread
   };
   struct NamedHistogram {
     std::string node;
@@ -124,16 +132,22 @@ class Registry {
     const std::lock_guard lock(mutex_);
     histograms_.push_back({std::move(node), std::move(name), &histogram});
   }
+  void add(Gauge gauge) {
+    const std::lock_guard lock(mutex_);
+    gauges_.push_back(std::move(gauge));
+  }
   /// Forgets everything of a node that is about to be destroyed.
   void remove(const std::string& node);
 
   /// Copies, so that a reader never holds the lock.
   std::vector<Group> groups() const;
+  std::vector<Gauge> gauges() const;
   std::vector<NamedHistogram> histograms() const;
 
  private:
   mutable std::mutex mutex_;
   std::vector<Group> groups_;
+  std::vector<Gauge> gauges_;
   std::vector<NamedHistogram> histograms_;
 };
 

@@ -3,6 +3,7 @@
 
 #include "tools/config_command.h"
 #include "tools/hub.h"
+#include "tools/top.h"
 
 int main(int argc, char** argv) {
   CLI::App app("Annulus: state-machine replication by Ring Paxos over poll-mode queues.",
@@ -11,6 +12,7 @@ int main(int argc, char** argv) {
   int status = 0;
   annulus::tools::add_config_command(app, status);
   annulus::tools::add_hub_command(app, status);
+  annulus::tools::add_top_command(app, status);
   CLI11_PARSE(app, argc, argv);
   return status;
 }

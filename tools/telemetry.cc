@@ -82,7 +82,9 @@ std::string snapshot_json(const Registry& registry, const std::string& process) 
   Json json = {{"process", process},
                {"pid", getpid()},
                {"time_ns", now.tv_sec * kSecond + now.tv_nsec},
+               {"cycles_per_second", dataplane::TscClock::cycles_per_nano() * 1e9},
                {"groups", Json::array()},
+               {"gauges", Json::array()},
                {"histograms", Json::array()}};
   for (const Registry::Group& group : registry.groups()) {
     Json values = Json::object();
@@ -91,6 +93,12 @@ std::string snapshot_json(const Registry& registry, const std::string& process) 
     }
     json["groups"].push_back(
         {{"node", group.node}, {"stage", group.stage}, {"values", std::move(values)}});
+  }
+  for (const Registry::Gauge& gauge : registry.gauges()) {
+    json["gauges"].push_back({{"node", gauge.node},
+                              {"stage", gauge.stage},
+                              {"name", gauge.name},
+                              {"value", gauge.read()}});
   }
   for (const Registry::NamedHistogram& named : registry.histograms()) {
     json["histograms"].push_back(histogram_json(named));
@@ -101,13 +109,19 @@ std::string snapshot_json(const Registry& registry, const std::string& process) 
 std::string prometheus_text(const Registry& registry) {
   // All samples of a metric stand together, as the format asks.
   std::map<std::string, std::string> metrics;
+  const auto sample = [&metrics](const std::string& node, const std::string& stage,
+                                 const std::string& figure, const char* type, std::uint64_t value) {
+    const std::string name = "annulus_" + figure;
+    metrics[name + type] += name + "{node=\"" + prometheus_label(node) + "\",stage=\"" +
+                            prometheus_label(stage) + "\"} " + std::to_string(value) + "\n";
+  };
   for (const Registry::Group& group : registry.groups()) {
-    const std::string labels = "{node=\"" + prometheus_label(group.node) + "\",stage=\"" +
-                               prometheus_label(group.stage) + "\"} ";
     for (std::size_t i = 0; i < group.values.size(); ++i) {
-      const std::string name = std::string("annulus_") + group.names[i];
-      metrics[name + " untyped"] += name + labels + std::to_string(group.values[i].get()) + "\n";
+      sample(group.node, group.stage, group.names[i], " untyped", group.values[i].get());
     }
+  }
+  for (const Registry::Gauge& gauge : registry.gauges()) {
+    sample(gauge.node, gauge.stage, gauge.name, " gauge", gauge.read());
   }
   for (const Registry::NamedHistogram& named : registry.histograms()) {
     const Histogram::Snapshot snapshot = named.histogram->snapshot();

@@ -13,7 +13,9 @@
 
 namespace annulus::tools {
 
-/// {"process", "pid", "time_ns", "groups": [{"node", "stage", "values": {name: number}}],
+/// {"process", "pid", "time_ns", "cycles_per_second",
+///  "groups": [{"node", "stage", "values": {name: number}}],
+///  "gauges": [{"node", "stage", "name", "value"}],
 ///  "histograms": [{"node", "name", "count", "max", "p50", "p90", "p99", "p999",
 ///                  "buckets": [[index, count]...]}]}
 std::string snapshot_json(const dataplane::Registry& registry, const std::string& process);
