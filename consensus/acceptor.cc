@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "dataplane/hash.h"
+
 namespace annulus::consensus {
 
 Acceptor::Acceptor(const Configuration& configuration, std::uint32_t self,
@@ -37,18 +39,34 @@ void Acceptor::on_phase1a(const Received& in, Effects& effects) {
     effects.send_now(in.from, MessageType::kReject, Reject{raw(promised_), m.ballot});
     return;
   }
-  const Instance from = std::max(Instance{m.from.get()}, chosen_below_);
+  // Reported is also what is known chosen, while the log has it and the answer has room for it.
+  const std::uint64_t room = std::min<std::uint64_t>(kUndecidedMax, raw(accepted_below_));
+  const Instance below = std::min(
+      chosen_below_, std::max({Instance{m.from.get()}, trimmed_below_, accepted_below_ - room}));
+  send_phase1b(in.from, ballot, below, std::max(Instance{m.from.get()}, below), effects);
+}
+
+void Acceptor::send_phase1b(const Endpoint& to, Ballot ballot, Instance chosen_below, Instance from,
+                            Effects& effects) {
   std::uint32_t total = 0;
-  for (Instance i = from; i < accepted_below_; ++i) total += accepted(i).ballot != kNoBallot;
+  std::uint64_t answer = raw(chosen_below);
+  for (Instance i = from; i < accepted_below_; ++i) {
+    const Accepted held = accepted(i);
+    if (held.ballot == kNoBallot) continue;
+    const Phase1BEntry entry{raw(i), raw(held.ballot), to_wire(*held.value)};
+    answer = dataplane::hash_bytes(std::as_bytes(std::span(&entry, 1)), answer);
+    ++total;
+  }
   const std::uint32_t parts = std::max(1u, (total + kPhase1BEntriesMax - 1) / kPhase1BEntriesMax);
   Instance next = from;
   for (std::uint32_t part = 0; part < parts; ++part) {
     const std::uint32_t count = std::min(total - part * kPhase1BEntriesMax, kPhase1BEntriesMax);
-    Outgoing& out = effects.send_after_persist(in.from, MessageType::kPhase1B,
+    Outgoing& out = effects.send_after_persist(to, MessageType::kPhase1B,
                                                sizeof(Phase1B) + count * sizeof(Phase1BEntry));
     auto& reply = *reinterpret_cast<Phase1B*>(out.message());
     reply = {raw(ballot),
-             raw(chosen_below_),
+             answer,
+             raw(chosen_below),
              to_wire(decided_),
              static_cast<std::uint16_t>(part),
              static_cast<std::uint16_t>(parts),
@@ -102,17 +120,20 @@ void Acceptor::on_phase2a(const Received& in, Nanos now, Effects& effects) {
     effects.send_now(in.from, MessageType::kReject, Reject{raw(promised_), m.ballot});
     return;
   }
-  promised_ = ballot;
-  Slot* place = admit(Instance{m.instance.get()});
   const Route route(m.route);
+  if (!route.fits(configuration_)) {
+    counters_[AcceptorCounter::kDropMismatch].add();
+    return;
+  }
+  promised_ = ballot;
+  const Instance instance{m.instance.get()};
+  const bool gap = instance > seen_below_;
+  Slot* place = admit(instance);
+  if (place != nullptr && gap) schedule(now + kPullFirst);
   if (place != nullptr) {
     if (place->ballot == ballot) {
-      // Repeated by a coordinator that lacks a vote: give it again.
       counters_[AcceptorCounter::kPhase2ADuplicate].add();
-      if (!place->chosen && m.fragment.index == 0) {
-        if (route.first(self_)) vote(*place, just(self_), *route.successor(self_), effects);
-        if (!route.contains(self_)) vote(*place, just(self_), route.coordinator(), effects);
-      }
+      if (m.fragment.index == 0) vote(*place, just(self_), route.coordinator(), effects);
     } else {
       take_fragment(*place, ballot, from_wire(m.value), from_wire(m.fragment), in, route, now,
                     effects);
@@ -124,12 +145,20 @@ void Acceptor::on_phase2a(const Received& in, Nanos now, Effects& effects) {
 bool Acceptor::take_fragment(Slot& place, Ballot ballot, const Value& value,
                              const Fragment& fragment, const Received& in, const Route& route,
                              Nanos now, Effects& effects) {
+  const bool held = place.ballot != kNoBallot && place.held.value() == value;
+  if (place.chosen && !held) {
+    counters_[AcceptorCounter::kDropMismatch].add();
+    return false;
+  }
   if (place.incoming_ballot != ballot) {
     place.incoming_ballot = ballot;
-    place.incoming.start(value);
-    place.pull_at = 0;
+    // The same value under another ballot: the fragments that are here stay good.
+    if (!place.incoming.started() || place.incoming.value() != value) {
+      place.incoming.start(value);
+      place.pull_at = 0;
+    }
   }
-  if (place.ballot != kNoBallot && place.held.value() == value && !place.incoming.partial()) {
+  if (held) {
     // The same value again under a higher ballot: its bytes are here already.
     place.incoming.set(value, place.held.bytes());
   } else {
@@ -159,7 +188,6 @@ bool Acceptor::take_fragment(Slot& place, Ballot ballot, const Value& value,
   place.incoming.reset();
   place.incoming_ballot = kNoBallot;
   place.ballot = ballot;
-  place.chosen = false;
   place.route = route;
   place.pull_at = 0;
   promised_ = std::max(promised_, ballot);
@@ -171,19 +199,19 @@ void Acceptor::accepted_now(Slot& place, const Route& route, Nanos now, Effects&
   counters_[AcceptorCounter::kPhase2AAccepted].add();
   place.accepted_at = now;
   accepted_below_ = std::max(accepted_below_, place.instance + 1);
+  if (covered(place)) place.chosen = true;
+  if (place.chosen) advance_chosen(now);
   if (place.ballot < promised_) return;  // a decided value, kept but not voted for
-  if (route.first(self_) && route.size() > 1) {
+  const auto successor = route.successor(self_);
+  if (route.first(self_) && successor) {
     counters_[AcceptorCounter::kVotesStarted].add();
-    vote(place, just(self_), *route.successor(self_), effects);
-  } else if (place.parked_ballot == place.ballot && raw(place.parked) != 0) {
-    const auto successor = route.successor(self_);
+    vote(place, just(self_), *successor, effects);
+  } else if (place.votes_match() && successor) {
     counters_[AcceptorCounter::kParkedReleased].add();
-    if (successor) vote(place, place.parked | just(self_), *successor, effects);
+    vote(place, place.votes | just(self_), *successor, effects);
   } else if (!route.contains(self_)) {
     schedule(now + ring_delay_.p99());
   }
-  place.parked = {};
-  place.parked_ballot = kNoBallot;
 }
 
 bool Acceptor::accept(Instance instance, Ballot ballot, const Value& value, const Slice& bytes,
@@ -192,15 +220,17 @@ bool Acceptor::accept(Instance instance, Ballot ballot, const Value& value, cons
   promised_ = ballot;
   Slot* place = admit(instance);
   if (place == nullptr) return false;
+  if (place->chosen && place->held.value() != value) {
+    counters_[AcceptorCounter::kDropMismatch].add();
+    return false;
+  }
   place->held.set(value, bytes);
   place->ballot = ballot;
-  place->chosen = false;
   place->route = route;
   place->accepted_at = now;
   place->pull_at = 0;
   place->incoming.reset();
   place->incoming_ballot = kNoBallot;
-  place->parked = {};
   accepted_below_ = std::max(accepted_below_, instance + 1);
   counters_[AcceptorCounter::kPhase2AAccepted].add();
   return true;
@@ -213,35 +243,50 @@ void Acceptor::on_phase2b(const Received& in, Nanos now, Effects& effects) {
     counters_[AcceptorCounter::kDropStaleBallot].add();
     return;
   }
+  const auto sender = configuration_.acceptor_index(NodeId{in.frame.header->sender.get()});
+  if (!sender) {
+    counters_[AcceptorCounter::kDropUnknownPeer].add();
+    return;
+  }
   for (const Phase2BEntry& entry : entries<Phase2BEntry>(m, m.count)) {
-    Slot* place = admit(Instance{entry.instance.get()});
-    if (place == nullptr) continue;
-    const AcceptorSet votes{entry.acceptors.get()};
-    if (place->ballot == ballot) {
-      // Forward only what is held itself, and only for the very same value.
-      if (place->held.value().id != from_wire(entry.value) ||
-          place->held.value().content_hash != entry.content_hash) {
-        counters_[AcceptorCounter::kDropMismatch].add();
-        continue;
-      }
-      const auto successor = place->route.successor(self_);
-      if (!successor) continue;
-      counters_[AcceptorCounter::kVotesForwarded].add();
-      vote(*place, votes | just(self_), *successor, effects);
-    } else {
-      counters_[AcceptorCounter::kVotesParked].add();
-      place->parked = place->parked_ballot == ballot ? place->parked | votes : votes;
-      place->parked_ballot = ballot;
-      if (place->pull_at == 0) place->pull_at = now + kPullFirst;
-      schedule(place->pull_at);
-    }
+    take_votes(entry, ballot, *sender, now, effects);
   }
   const auto* credit =
       reinterpret_cast<const LearnerCredit*>(entries<Phase2BEntry>(m, m.count).data() + m.count);
   for (std::uint32_t i = 0; i < m.credits; ++i) {
     if (credit[i].learner < kLearnersMax) {
-      on_learner_status(credit[i].learner, Instance{credit[i].delivered_below.get()});
+      note_credit(credit[i].learner, Instance{credit[i].delivered_below.get()});
     }
+  }
+}
+
+void Acceptor::take_votes(const Phase2BEntry& entry, Ballot ballot, std::uint32_t sender, Nanos now,
+                          Effects& effects) {
+  Slot* place = admit(Instance{entry.instance.get()});
+  if (place == nullptr || ballot < place->votes_ballot) return;
+  const ValueId id = from_wire(entry.value);
+  const bool held = place->ballot == ballot;
+  const bool same = place->votes_ballot == ballot && place->votes_id == id &&
+                    place->votes_hash == entry.content_hash;
+  // Forward only what is held itself, and only for the very same value.
+  if (held ? place->held.value().id != id || place->held.value().content_hash != entry.content_hash
+           : place->votes_ballot == ballot && !same) {
+    counters_[AcceptorCounter::kDropMismatch].add();
+    return;
+  }
+  const AcceptorSet votes{entry.acceptors.get()};
+  place->votes = same ? place->votes | votes : votes;
+  place->votes_ballot = ballot;
+  place->votes_id = id;
+  place->votes_hash = entry.content_hash;
+  place->votes_from = sender;
+  if (!held) {
+    counters_[AcceptorCounter::kVotesParked].add();
+    if (place->pull_at == 0) place->pull_at = now + kPullFirst;
+    schedule(place->pull_at);
+  } else if (const auto successor = place->route.successor(self_)) {
+    counters_[AcceptorCounter::kVotesForwarded].add();
+    vote(*place, place->votes | just(self_), *successor, effects);
   }
 }
 
@@ -303,6 +348,12 @@ void Acceptor::flush(Effects& effects) {
 }
 
 void Acceptor::on_learner_status(std::uint32_t learner, Instance delivered_below) {
+  // A learner that repeats itself may be waited for: what was passed on may have been lost.
+  credits_changed_ |= credits_[learner].delivered_below == delivered_below;
+  note_credit(learner, delivered_below);
+}
+
+void Acceptor::note_credit(std::uint32_t learner, Instance delivered_below) {
   Credit& credit = credits_[learner];
   if (credit.known && delivered_below <= credit.delivered_below) return;
   credit = {true, delivered_below};
@@ -328,18 +379,17 @@ void Acceptor::on_decided(const Decided& decided, Nanos now) {
   advance_chosen(now);
 }
 
+/// True if the decisions heard say that what the slot holds was chosen.
+bool Acceptor::covered(const Slot& place) const {
+  return place.ballot == decided_.ballot && place.instance >= decided_.from &&
+         place.instance < decided_.below;
+}
+
 void Acceptor::advance_chosen(Nanos now) {
   while (chosen_below_ < accepted_below_) {
     Slot& place = slot(chosen_below_);
     if (place.instance != chosen_below_ || place.ballot == kNoBallot) break;
-    if (!place.chosen) {
-      // Accepted after the decision was heard: the watermark covers it.
-      if (place.ballot != decided_.ballot || place.instance < decided_.from ||
-          place.instance >= decided_.below) {
-        break;
-      }
-      place.chosen = true;
-    }
+    if (!place.chosen) break;
     ++chosen_below_;
   }
   if (chosen_below_ < decided_.below) schedule(now + kPullAgain);

@@ -5,10 +5,10 @@
 // - Promise: never accept or vote below the highest ballot promised.
 // - Vote only for a value held completely: a Phase2B that arrives before its value is parked, and
 //   the value is pulled from the ring predecessor, which must hold it.
-// - The ring is a route: the first member starts the vote, each adds itself, the coordinator
-// counts.
+// - The ring is a route: its first member starts the vote, each adds itself, the last one counts.
 //   A spare accepts everything, and votes to the coordinator by itself when the ring is late: when
-//   an instance stays undecided for the measured p99 of the ring.
+//   an instance stays undecided for the measured p99 of the ring. A repeated proposal says that the
+//   ring failed: everyone answers it to the coordinator directly.
 // - What was accepted is kept for `retain` instances; below that the answer is "trimmed", never
 //   "empty" (T15).
 // - `chosen` is set only for the value that was proposed at the ballot a decision names (T6).
@@ -70,7 +70,7 @@ class Acceptor {
   void on_decided(const Decided& decided, Nanos now);
   void on_value(const Received& in, Nanos now, Effects& effects);
   void on_pull(const Received& in, Effects& effects);
-  void on_trimmed(const Trimmed& trimmed);
+  void on_trimmed(const Trimmed& trimmed, Nanos now);
   void on_learner_status(std::uint32_t learner, Instance delivered_below);
 
   /// For the coordinator on the same node: promise to its own ballot, accept its own proposal.
@@ -122,32 +122,49 @@ class Acceptor {
     Ballot incoming_ballot{};
     Assembly incoming;  // fragments of a proposal not complete yet
     bool chosen = false;
-    Ballot parked_ballot{};  // of votes that came before their value
-    AcceptorSet parked{};
+    // Votes that the ring brought, and what they are for; parked until the value is held.
+    Ballot votes_ballot{};
+    AcceptorSet votes{};
+    ValueId votes_id;
+    std::uint64_t votes_hash = 0;
+    std::uint32_t votes_from = 0;  // the ring predecessor: it holds the value
     Nanos accepted_at = 0;
     Nanos voted_at = 0;  // last own vote past the ring
     Nanos pull_at = 0;   // when to ask (again) for what is missing; 0: nothing is
+    std::uint32_t pulls = 0;
     Route route;
+
+    bool parked() const { return votes_ballot > ballot; }
+    bool votes_match() const {
+      return votes_ballot == ballot && votes_id == held.value().id &&
+             votes_hash == held.value().content_hash;
+    }
   };
 
   Slot& slot(Instance instance) { return slots_[raw(instance) & (slots_.size() - 1)]; }
   const Slot& slot(Instance instance) const { return slots_[raw(instance) & (slots_.size() - 1)]; }
   Slot* admit(Instance instance);
+  void send_phase1b(const Endpoint& to, Ballot ballot, Instance chosen_below, Instance from,
+                    Effects& effects);
+  void take_votes(const Phase2BEntry& entry, Ballot ballot, std::uint32_t sender, Nanos now,
+                  Effects& effects);
   bool take_fragment(Slot& slot, Ballot ballot, const Value& value, const Fragment& fragment,
                      const Received& in, const Route& route, Nanos now, Effects& effects);
   void accepted_now(Slot& slot, const Route& route, Nanos now, Effects& effects);
   void vote(const Slot& slot, AcceptorSet votes, std::uint32_t to, Effects& effects);
   void send_value(const Endpoint& to, const Slot& slot, std::uint64_t fragments, Effects& effects);
   void pull_missing(Slot& slot, std::uint32_t from, Nanos now, Effects& effects);
+  std::uint32_t whom_to_ask(const Slot& slot) const;
   void resend_vote(const Received& in, Instance instance, Ballot ballot, Effects& effects);
+  bool covered(const Slot& slot) const;
   void advance_chosen(Nanos now);
   void schedule(Nanos at) { deadline_ = at < deadline_ ? at : deadline_; }
   void flush_votes(Effects& effects);
-  std::optional<std::uint32_t> any_other(std::uint32_t turn) const;
   Route default_route(Ballot ballot) const;
   bool repair(Slot& slot, Instance instance, Nanos now, Effects& effects);
   void vote_if_late(Slot& slot, Nanos now, Effects& effects);
   std::uint32_t known_credits() const;
+  void note_credit(std::uint32_t learner, Instance delivered_below);
   void append_credits(void* at) const;
 
   const Configuration& configuration_;
@@ -162,7 +179,6 @@ class Acceptor {
   Instance seen_below_ = kFirstInstance;  // one past the highest slot in use
   Instance trimmed_below_ = kFirstInstance;
   Nanos deadline_ = kNever;
-  std::uint32_t pull_turn_ = 0;
   QuantileEstimate ring_delay_;
 
   // Votes of this burst, all to one destination at one ballot.

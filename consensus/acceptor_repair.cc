@@ -70,7 +70,7 @@ void Acceptor::resend_vote(const Received& in, Instance instance, Ballot ballot,
   const Slot& place = slot(instance);
   if (place.instance != instance || place.ballot != ballot || ballot < promised_) return;
   counters_[AcceptorCounter::kVoteResent].add();
-  vote(place, just(self_), *asker, effects);
+  vote(place, place.votes_match() ? place.votes | just(self_) : just(self_), *asker, effects);
 }
 
 void Acceptor::on_value(const Received& in, Nanos now, Effects& effects) {
@@ -94,11 +94,13 @@ void Acceptor::on_value(const Received& in, Nanos now, Effects& effects) {
   advance_chosen(now);
 }
 
-void Acceptor::on_trimmed(const Trimmed& trimmed) {
+void Acceptor::on_trimmed(const Trimmed& trimmed, Nanos now) {
   // Decided and gone everywhere it was asked for: nothing here can matter any more.
   trimmed_below_ = std::max(trimmed_below_, Instance{trimmed.trimmed_below.get()});
   chosen_below_ = std::max(chosen_below_, trimmed_below_);
   accepted_below_ = std::max(accepted_below_, trimmed_below_);
+  seen_below_ = std::max(seen_below_, trimmed_below_);
+  advance_chosen(now);
 }
 
 Route Acceptor::default_route(Ballot ballot) const {
@@ -117,31 +119,35 @@ void Acceptor::pull_missing(Slot& place, std::uint32_t from, Nanos now, Effects&
   m = {static_cast<std::uint8_t>(PullKind::kValue), 0, std::uint16_t{1}, raw(promised_)};
   *reinterpret_cast<PullEntry*>(&m + 1) = {raw(place.instance),
                                            partial ? place.incoming.missing() : ~std::uint64_t{0}};
-  place.pull_at = now + kPullAgain;
+  place.pull_at = now + (kPullAgain << std::min(place.pulls++, 5u));
 }
 
-std::optional<std::uint32_t> Acceptor::any_other(std::uint32_t turn) const {
+/// First who must hold the value: who sent its votes, else who proposed it. Then the others in
+/// turn, for these may be gone.
+std::uint32_t Acceptor::whom_to_ask(const Slot& place) const {
   const auto count = static_cast<std::uint32_t>(configuration_.acceptors.size());
-  if (count < 2) return std::nullopt;
-  return (self_ + 1 + turn % (count - 1)) % count;
+  if (place.pulls % 2 == 0) {
+    if (place.parked()) return place.votes_from;
+    const Ballot proposed = std::max(place.incoming_ballot, promised_);
+    const auto coordinator = configuration_.acceptor_index(coordinator_of(proposed));
+    if (coordinator && *coordinator != self_) return *coordinator;
+  }
+  return (self_ + 1 + place.pulls / 2 % (count - 1)) % count;
 }
 
 void Acceptor::tick(Nanos now, Effects& effects) {
   if (now < deadline_) return;
   deadline_ = kNever;
   const Instance end =
-      std::min(std::max(seen_below_, decided_.below), chosen_below_ + slots_.size());
+      std::min(std::max(seen_below_, decided_.below), chosen_below_ + kUndecidedMax);
   for (Instance i = chosen_below_; i < end; ++i) {
     if (effects.room() < Effects::kPerStepMax) {
       schedule(now);
       break;
     }
-    Slot* place = &slot(i);
-    if (place->instance != i) {
-      // Never heard of, yet decided: nobody will send it again by itself.
-      if (i >= decided_.below || (place = admit(i)) == nullptr) continue;
-      place->pull_at = now;
-    }
+    // Never heard of, yet later ones are: nobody will send it again by itself.
+    Slot* place = slot(i).instance == i ? &slot(i) : admit(i);
+    if (place == nullptr) continue;
     if (!repair(*place, i, now, effects)) vote_if_late(*place, now, effects);
   }
   flush_votes(effects);
@@ -149,26 +155,15 @@ void Acceptor::tick(Nanos now, Effects& effects) {
 
 /// Asks for what the slot lacks, if anything; false if it lacks nothing.
 bool Acceptor::repair(Slot& place, Instance instance, Nanos now, Effects& effects) {
-  if (place.chosen) return false;
+  if (place.chosen || configuration_.acceptors.size() == 1) return false;
   const bool decided = instance < decided_.below;
-  const bool missing = place.ballot == kNoBallot || place.incoming.partial();
+  const bool missing =
+      place.ballot == kNoBallot || place.incoming.partial() || (place.parked() && !decided);
   // Decided at another ballot than that of the value held: perhaps another value.
   const bool doubtful = decided && place.ballot != decided_.ballot;
   if (!missing && !doubtful) return false;
-  if (place.pull_at == 0) {
-    if (!decided) return false;
-    place.pull_at = now;
-  }
-  if (place.pull_at <= now) {
-    // Whoever sent a parked vote holds the value: the last to have added itself is the predecessor.
-    std::optional<std::uint32_t> from = any_other(pull_turn_++);
-    if (raw(place.parked) != 0 && (pull_turn_ & 3) != 0) {
-      const auto last = place.route.size() > 0 ? place.route : default_route(place.parked_ballot);
-      const auto predecessor = last.predecessor(self_);
-      if (predecessor) from = predecessor;
-    }
-    if (from) pull_missing(place, *from, now, effects);
-  }
+  if (place.pull_at == 0) place.pull_at = decided ? now : now + kPullFirst;
+  if (place.pull_at <= now) pull_missing(place, whom_to_ask(place), now, effects);
   schedule(place.pull_at);
   return true;
 }

@@ -162,11 +162,15 @@ class Coordinator {
 
   // Phase 1.
   AcceptorSet promises_{};
-  std::array<std::uint64_t, kAcceptorsMax> parts_seen_{};
+  struct Parts {
+    std::uint64_t answer = 0;
+    std::uint64_t seen = 0;
+  };
+  std::array<Parts, kAcceptorsMax> parts_{};
   std::vector<Recovered> recovered_;
   Instance recovered_below_ = kFirstInstance;
   Nanos phase1_retry_at_ = kNever;
-  std::uint32_t pull_turn_ = 0;
+  std::uint32_t collect_rounds_ = 0;
 
   // Timers.
   Nanos deadline_ = kNever;

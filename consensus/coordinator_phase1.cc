@@ -9,6 +9,9 @@ namespace {
 
 /// Phase 1 and the pulls of its values are repeated this often; loss is rare, elections too.
 constexpr Nanos kPhase1Retry = 5 * kMillisecond;
+/// A value that nobody alive holds was not chosen: after so many rounds of asking, Phase 1 is run
+/// again, without whoever reported it and died.
+constexpr std::uint32_t kCollectRoundsMax = 20;
 
 }  // namespace
 
@@ -21,7 +24,9 @@ void Coordinator::start(Nanos now, Effects& effects) {
   state_ = State::kPhase1;
   route_ = Route(configuration_, self_);
   promises_ = {};
-  parts_seen_ = {};
+  parts_ = {};
+  collect_rounds_ = 0;
+  for (Recovered& place : recovered_) place = Recovered{};
   from_ = acceptor_.chosen_below();
   recovered_below_ = from_;
   for (Instance i = from_; i < acceptor_.accepted_below(); ++i) {
@@ -58,7 +63,7 @@ void Coordinator::merge(Instance instance, Ballot ballot, const Value& value,
 void Coordinator::on_phase1b(const Received& in, Nanos now, Effects& effects) {
   const auto& m = message<Phase1B>(in.frame);
   const auto acceptor = configuration_.acceptor_index(NodeId{in.frame.header->sender.get()});
-  if (state_ != State::kPhase1 || Ballot{m.ballot.get()} != ballot_ || !acceptor || m.parts > 64) {
+  if (state_ != State::kPhase1 || Ballot{m.ballot.get()} != ballot_ || !acceptor) {
     counters_[CoordinatorCounter::kDropStaleVote].add();
     return;
   }
@@ -68,9 +73,11 @@ void Coordinator::on_phase1b(const Received& in, Nanos now, Effects& effects) {
     merge(Instance{entry.instance.get()}, Ballot{entry.ballot.get()}, from_wire(entry.value),
           *acceptor);
   }
-  std::uint64_t& seen = parts_seen_[*acceptor];
-  seen |= std::uint64_t{1} << m.part;
-  if (std::popcount(seen) == m.parts) count_promise(*acceptor, now, effects);
+  // Parts of different answers do not add up: what an acceptor knows grows between two of them.
+  Parts& parts = parts_[*acceptor];
+  if (parts.answer != m.answer) parts = {m.answer, 0};
+  parts.seen |= std::uint64_t{1} << m.part;
+  if (std::popcount(parts.seen) == m.parts) count_promise(*acceptor, now, effects);
 }
 
 void Coordinator::count_promise(std::uint32_t acceptor, Nanos now, Effects& effects) {
@@ -96,7 +103,7 @@ void Coordinator::finish_phase1(Nanos now, Effects& effects) {
     counters_[CoordinatorCounter::kValuesRecovered].add();
     const Acceptor::Accepted held = acceptor_.accepted(i);
     if (place.assembly.value().noop()) {
-      place.assembly.set(kNoopValue, {});
+      place.assembly.set(place.assembly.value(), {});
     } else if (held.ballot != kNoBallot && *held.value == place.assembly.value()) {
       place.assembly.set(*held.value, *held.bytes);
     }
@@ -106,8 +113,8 @@ void Coordinator::finish_phase1(Nanos now, Effects& effects) {
 }
 
 void Coordinator::collect(Nanos now, Effects& effects) {
+  if (collect_rounds_++ == kCollectRoundsMax) return start(now, effects);
   bool missing = false;
-  ++pull_turn_;
   for (Instance i = from_; i < recovered_below_; ++i) {
     Recovered& place = recovered(i);
     if (place.assembly.complete()) continue;
@@ -116,7 +123,7 @@ void Coordinator::collect(Nanos now, Effects& effects) {
     // First from who reported it; then from anyone who may have accepted the same.
     std::uint32_t from = place.holder;
     const auto count = static_cast<std::uint32_t>(configuration_.acceptors.size());
-    if (pull_turn_ % 3 == 0) from = (place.holder + pull_turn_ / 3) % count;
+    if (collect_rounds_ % 3 == 0) from = (place.holder + collect_rounds_ / 3) % count;
     if (from == self_) from = (self_ + 1) % count;
     counters_[CoordinatorCounter::kValuesPulled].add();
     Outgoing& out = effects.send_now(configuration_.acceptors[from].endpoint, MessageType::kPull,

@@ -16,13 +16,14 @@ bool valid_cut(std::uint32_t bytes, const WireFragment& fragment, std::uint64_t 
   return payload_bytes == (index + 1 == count ? bytes - offset : each);
 }
 
+bool valid_value(const WireValue& value, std::uint32_t value_bytes_max) {
+  return value.bytes == 0 ? value.content_hash == 0 : value.bytes <= value_bytes_max;
+}
+
 bool valid_fragment(const WireValue& value, const WireFragment& fragment,
                     std::uint64_t payload_bytes, std::uint32_t value_bytes_max) {
-  if (value.bytes > value_bytes_max || fragment.count > kFragmentsMax) return false;
-  if (value.bytes == 0) {
-    return fragment.index == 0 && fragment.count == 1 && payload_bytes == 0 &&
-           value.content_hash == 0;
-  }
+  if (!valid_value(value, value_bytes_max) || fragment.count > kFragmentsMax) return false;
+  if (value.bytes == 0) return fragment.index == 0 && fragment.count == 1 && payload_bytes == 0;
   return valid_cut(value.bytes, fragment, payload_bytes);
 }
 
@@ -30,12 +31,27 @@ bool valid_decided(const WireDecided& decided) {
   return decided.from >= raw(kFirstInstance) && decided.below >= decided.from;
 }
 
+/// Ends with the coordinator, names nobody twice, and nothing follows its end.
+bool valid_route(const WireRoute& route) {
+  std::uint32_t seen = 0;
+  std::size_t size = 0;
+  for (; size < kRingMax && route.acceptor[size] != kRouteEnd; ++size) {
+    const std::uint8_t acceptor = route.acceptor[size];
+    if (acceptor >= kAcceptorsMax || (seen >> acceptor & 1) != 0) return false;
+    seen |= 1u << acceptor;
+  }
+  for (std::size_t i = size; i < kRingMax; ++i) {
+    if (route.acceptor[i] != kRouteEnd) return false;
+  }
+  return size > 0;
+}
+
 template <typename Head, typename Entry>
 bool exact_list(const Frame& frame, std::size_t count) {
   return frame.message.size() == sizeof(Head) + count * sizeof(Entry);
 }
 
-bool valid_phase1b(const Frame& frame) {
+bool valid_phase1b(const Frame& frame, std::uint32_t value_bytes_max) {
   if (frame.message.size() < sizeof(Phase1B) || frame.payload) return false;
   const auto& m = message<Phase1B>(frame);
   if (m.parts == 0 || m.parts > kPhase1BPartsMax || m.part >= m.parts) return false;
@@ -44,6 +60,7 @@ bool valid_phase1b(const Frame& frame) {
   std::uint64_t last = 0;
   for (const auto& entry : entries<Phase1BEntry>(m, m.count)) {
     if (entry.instance <= last || entry.ballot == 0) return false;
+    if (!valid_value(entry.value, value_bytes_max)) return false;
     last = entry.instance;
   }
   return true;
@@ -104,11 +121,11 @@ bool validate(const Frame& frame, std::uint32_t value_bytes_max) {
       return bare<Phase1A>(frame) && message<Phase1A>(frame).ballot != 0 &&
              message<Phase1A>(frame).from != 0;
     case MessageType::kPhase1B:
-      return valid_phase1b(frame);
+      return valid_phase1b(frame, value_bytes_max);
     case MessageType::kPhase2A: {
       if (bytes != sizeof(Phase2A)) return false;
       const auto& m = message<Phase2A>(frame);
-      return m.instance != 0 && m.ballot != 0 && valid_decided(m.decided) &&
+      return m.instance != 0 && m.ballot != 0 && valid_decided(m.decided) && valid_route(m.route) &&
              valid_fragment(m.value, m.fragment, payload, value_bytes_max);
     }
     case MessageType::kPhase2B:
@@ -122,8 +139,8 @@ bool validate(const Frame& frame, std::uint32_t value_bytes_max) {
     case MessageType::kValue: {
       if (bytes != sizeof(ValueMessage)) return false;
       const auto& m = message<ValueMessage>(frame);
-      return m.instance != 0 && m.chosen <= 1 && m.reserved == decltype(m.reserved){} &&
-             valid_decided(m.decided) &&
+      return m.instance != 0 && m.ballot != 0 && m.chosen <= 1 &&
+             m.reserved == decltype(m.reserved){} && valid_decided(m.decided) &&
              valid_fragment(m.value, m.fragment, payload, value_bytes_max);
     }
     case MessageType::kTrimmed:

@@ -95,7 +95,8 @@ struct WireDecided {
 };
 
 /// The acceptors along which votes travel, by index in the configuration; the last is the
-/// coordinator; 0xff ends the list.
+/// coordinator; kRouteEnd fills the rest.
+constexpr std::uint8_t kRouteEnd = 0xff;
 struct WireRoute {
   std::array<std::uint8_t, kRingMax> acceptor;
 };
@@ -124,9 +125,11 @@ struct Phase1BEntry {
   u64le ballot;  // at which it was accepted
   WireValue value;
 };
-/// The accepted instances from max(Phase1A::from, chosen_below), in parts; entries ascend.
+/// The accepted instances from max(Phase1A::from, chosen_below), in parts; entries ascend. What the
+/// acceptor knows decided is among them while its log has it: perhaps nobody else alive knows.
 struct Phase1B {
   u64le ballot;
+  u64le answer;        // hash of the whole answer: parts belong together only if they agree
   u64le chosen_below;  // instances below are decided: "trimmed", never "empty" (T15)
   WireDecided decided;
   u16le part;

@@ -119,7 +119,7 @@ void AcceptorNode::handle(const Received& in, Nanos now) {
       acceptor_.on_value(in, now, effects_);
       break;
     case MessageType::kTrimmed:
-      acceptor_.on_trimmed(message<Trimmed>(in.frame));
+      acceptor_.on_trimmed(message<Trimmed>(in.frame), now);
       break;
     case MessageType::kLearnerStatus:
       on_learner_status(in, now);

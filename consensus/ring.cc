@@ -3,8 +3,6 @@
 namespace annulus::consensus {
 namespace {
 
-constexpr std::uint8_t kEnd = 0xff;
-
 template <typename Members>
 std::optional<std::uint32_t> index_of(const Members& members, NodeId id) {
   for (std::uint32_t i = 0; i < members.size(); ++i) {
@@ -34,9 +32,16 @@ Route::Route(const Configuration& configuration, std::uint32_t coordinator)
 }
 
 Route::Route(const WireRoute& wire) {
-  for (; size_ < kRingMax && wire.acceptor[size_] != kEnd; ++size_) {
+  for (; size_ < kRingMax && wire.acceptor[size_] != kRouteEnd; ++size_) {
     acceptors_[size_] = wire.acceptor[size_];
   }
+}
+
+bool Route::fits(const Configuration& configuration) const {
+  for (std::uint32_t i = 0; i < size_; ++i) {
+    if (acceptors_[i] >= configuration.acceptors.size()) return false;
+  }
+  return size_ > 0;
 }
 
 std::optional<std::uint32_t> Route::position(std::uint32_t acceptor) const {
@@ -60,7 +65,7 @@ std::optional<std::uint32_t> Route::predecessor(std::uint32_t acceptor) const {
 
 WireRoute Route::wire() const {
   WireRoute wire;
-  wire.acceptor.fill(kEnd);
+  wire.acceptor.fill(kRouteEnd);
   for (std::uint32_t i = 0; i < size_; ++i) wire.acceptor[i] = acceptors_[i];
   return wire;
 }

@@ -50,6 +50,9 @@ class Route {
   Route(const Configuration& configuration, std::uint32_t coordinator);
   explicit Route(const WireRoute& wire);
 
+  /// True if it names at least one acceptor, and only acceptors of `configuration`.
+  bool fits(const Configuration& configuration) const;
+
   std::uint32_t size() const { return size_; }
   std::uint32_t at(std::uint32_t position) const { return acceptors_[position]; }
   std::uint32_t coordinator() const { return acceptors_[size_ - 1]; }

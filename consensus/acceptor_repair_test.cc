@@ -1,0 +1,225 @@
+// What an acceptor does about losses: decisions, pulls and credits.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/support/acceptor_fixture.h"
+
+namespace annulus::consensus {
+namespace {
+
+using namespace support;
+
+// --- Decisions
+
+TEST_F(AcceptorTest, DecisionOfAnotherBallotChoosesNothing) {
+  start(3, 1);
+  propose(at(1), frames_.content(1), ballot(1));
+  acceptor_->on_decided({ballot(2), at(1), at(2)}, now_);
+  EXPECT_FALSE(acceptor_->accepted(at(1)).chosen);
+  EXPECT_EQ(acceptor_->chosen_below(), at(1));
+}
+
+TEST_F(AcceptorTest, DecisionReachesWhatArrivesAfterIt) {
+  start(3, 1);
+  acceptor_->on_decided({ballot(1), at(1), at(3)}, now_);
+  propose(at(2), frames_.content(2));
+  EXPECT_TRUE(acceptor_->accepted(at(2)).chosen);
+  EXPECT_EQ(acceptor_->chosen_below(), at(1));
+  propose(at(1), frames_.content(1));
+  EXPECT_EQ(acceptor_->chosen_below(), at(3));
+}
+
+TEST_F(AcceptorTest, OldDecisionDoesNotTakeBackANewerOne) {
+  start(3, 1);
+  acceptor_->on_decided({ballot(2), at(1), at(5)}, now_);
+  acceptor_->on_decided({ballot(1), at(1), at(9)}, now_);
+  acceptor_->on_decided({ballot(2), at(1), at(3)}, now_);
+  EXPECT_EQ(acceptor_->decided(), (Decided{ballot(2), at(1), at(5)}));
+}
+
+TEST_F(AcceptorTest, ChosenValueIsStoredBelowThePromiseButNotVotedFor) {
+  start(3, 1);
+  phase1a(ballot(9));
+  effects_.clear();
+  const Content content = frames_.content(1);
+  acceptor_->on_value(frames_.value(acceptor_id(2), at(1), ballot(4), content, true), now_,
+                      effects_);
+  EXPECT_TRUE(acceptor_->accepted(at(1)).chosen);
+  EXPECT_EQ(acceptor_->chosen_below(), at(2));
+  EXPECT_EQ(acceptor_->promised(), ballot(9));
+  EXPECT_TRUE(votes_sent(0).empty());
+}
+
+// --- Repair
+
+TEST_F(AcceptorTest, MissingFragmentIsPulledByItselfFromTheCoordinator) {
+  start(3, 1);
+  const Content content = frames_.content(1, 10'000);
+  for (std::uint32_t i = 0; i < Frames::fragments(content); ++i) {
+    if (i != 3) fragment(at(1), content, i);
+  }
+  pass(60 * kMicrosecond);
+  const auto pulls = sent(effects_, MessageType::kPull);
+  ASSERT_EQ(pulls.size(), 1u);
+  EXPECT_EQ(pulls[0]->to, endpoint_of(acceptor_id(0)));
+  const auto& m = message_of<Pull>(*pulls[0]);
+  EXPECT_EQ(entries<PullEntry>(m, m.count)[0].fragments, std::uint64_t{1} << 3);
+  acceptor_->on_value(frames_.value(acceptor_id(0), at(1), ballot(1), content, false, {}, 3), now_,
+                      effects_);
+  EXPECT_EQ(acceptor_->accepted(at(1)).ballot, ballot(1));
+}
+
+TEST_F(AcceptorTest, GapIsPulledWithoutWaitingForTheDecision) {
+  start(3, 1);
+  propose(at(1), frames_.content(1));
+  propose(at(3), frames_.content(3));
+  effects_.clear();
+  pass(60 * kMicrosecond);
+  pass(60 * kMicrosecond);
+  const auto pulls = sent(effects_, MessageType::kPull);
+  ASSERT_EQ(pulls.size(), 1u);
+  const auto& m = message_of<Pull>(*pulls[0]);
+  EXPECT_EQ(entries<PullEntry>(m, m.count)[0].instance, 2u);
+}
+
+TEST_F(AcceptorTest, EveryLackingInstanceAsksEveryAcceptorInTurn) {
+  // As many instances as others to ask: a shared turn would ask the same one for ever.
+  for (const std::uint32_t lacking : {1u, 2u, 3u, 4u}) {
+    start(3, 1);
+    acceptor_->on_decided({ballot(1), at(1), at(1) + lacking}, now_);
+    std::map<std::uint64_t, std::set<std::uint32_t>> asked;
+    for (int round = 0; round < 12; ++round) {
+      pass(100 * kMillisecond);
+      for (Outgoing* out : sent(effects_, MessageType::kPull)) {
+        const auto& m = message_of<Pull>(*out);
+        for (const PullEntry& entry : entries<PullEntry>(m, m.count)) {
+          asked[entry.instance].insert(out->to.address);
+        }
+      }
+      effects_.clear();
+    }
+    EXPECT_EQ(asked.size(), lacking);
+    for (const auto& [instance, acceptors] : asked) EXPECT_EQ(acceptors.size(), 2u) << lacking;
+  }
+}
+
+TEST_F(AcceptorTest, PullIsAnsweredWithTheFragmentsWantedAndTheDecisionKnown) {
+  start(3, 1);
+  const Content content = frames_.content(1, 10'000);
+  propose(at(1), content);
+  acceptor_->on_decided({ballot(1), at(1), at(2)}, now_);
+  effects_.clear();
+  acceptor_->on_pull(frames_.pull(learner_id(0), PullKind::kValue, kNoBallot, {{1ull, 0b101ull}}),
+                     effects_);
+  const auto values = sent(effects_, MessageType::kValue);
+  ASSERT_EQ(values.size(), 2u);
+  EXPECT_EQ(message_of<ValueMessage>(*values[1]).fragment.index, 2u);
+  EXPECT_EQ(message_of<ValueMessage>(*values[1]).chosen, 1u);
+  EXPECT_EQ(from_wire(message_of<ValueMessage>(*values[1]).decided),
+            (Decided{ballot(1), at(1), at(2)}));
+  for (Outgoing* out : values) frames_.carry(acceptor_id(1), *out);
+}
+
+TEST_F(AcceptorTest, PullForEverythingStaysWithinTheEffects) {
+  start(3, 1);
+  std::vector<PullEntry> wanted;
+  for (std::uint64_t i = 1; i <= kPullEntriesMax; ++i) {
+    propose(at(i), frames_.content(i, 60'000));
+    votes_sent(0);
+    effects_.clear();
+    wanted.push_back({i, ~0ull});
+  }
+  acceptor_->on_pull(frames_.pull(learner_id(0), PullKind::kValue, kNoBallot, wanted), effects_);
+  EXPECT_LE(effects_.size(), Effects::kCapacity - 1);
+  EXPECT_GE(sent(effects_, MessageType::kValue).size(), 100u);
+}
+
+TEST_F(AcceptorTest, AcceptorThatMissedMoreThanTheLogCatchesUp) {
+  start(3, 1);
+  propose(at(1), frames_.content(1));
+  // Others decided 3,000 instances meanwhile, and keep only the last 1,024.
+  const Decided decided{ballot(1), at(1), at(3'001)};
+  acceptor_->on_decided(decided, now_);
+  for (int round = 0; round < 2'000 && acceptor_->chosen_below() < at(3'001); ++round) {
+    pass(kMillisecond);
+    std::vector<Outgoing*> pulls = sent(effects_, MessageType::kPull);
+    std::vector<std::uint64_t> wanted;
+    for (Outgoing* out : pulls) {
+      const auto& m = message_of<Pull>(*out);
+      for (const PullEntry& entry : entries<PullEntry>(m, m.count))
+        wanted.push_back(entry.instance);
+    }
+    effects_.clear();
+    for (const std::uint64_t instance : wanted) {
+      if (instance <= 3'000 - 1'024) {
+        acceptor_->on_trimmed(Trimmed{3'001ull - 1'024}, now_);
+      } else {
+        acceptor_->on_value(frames_.value(acceptor_id(0), at(instance), ballot(1),
+                                          frames_.content(instance), true, decided),
+                            now_, effects_);
+      }
+    }
+    effects_.clear();
+  }
+  EXPECT_EQ(acceptor_->chosen_below(), at(3'001));
+  EXPECT_EQ(acceptor_->trimmed_below(), at(3'001 - 1'024));
+}
+
+TEST_F(AcceptorTest, TrimmedLetsWhatWasDecidedAboveItThrough) {
+  start(3, 1);
+  propose(at(5), frames_.content(5));
+  acceptor_->on_decided({ballot(1), at(1), at(6)}, now_);
+  EXPECT_EQ(acceptor_->chosen_below(), at(1));
+  acceptor_->on_trimmed(Trimmed{5ull}, now_);
+  EXPECT_EQ(acceptor_->chosen_below(), at(6));
+}
+
+// --- Credits
+
+TEST_F(AcceptorTest, CreditRidesOnVotesAndGoesAloneWhenThereIsNone) {
+  start(3, 1);
+  propose(at(1), frames_.content(1));
+  acceptor_->on_learner_status(0, at(7));
+  votes_sent(0);
+  ASSERT_EQ(sent(effects_, MessageType::kPhase2B).size(), 1u);
+  EXPECT_EQ(message_of<Phase2B>(effects_.frames()[0]).credits, 1u);
+  effects_.clear();
+  acceptor_->on_learner_status(0, at(8));
+  votes_sent(0);
+  ASSERT_EQ(sent(effects_, MessageType::kPhase2B).size(), 1u);
+  EXPECT_EQ(message_of<Phase2B>(effects_.frames()[0]).count, 0u);
+  effects_.clear();
+  votes_sent(0);
+  EXPECT_EQ(effects_.size(), 0u);
+}
+
+TEST_F(AcceptorTest, CreditRepeatedByALearnerIsPassedOnAgain) {
+  start(3, 1);
+  phase1a(ballot(1));
+  acceptor_->on_learner_status(0, at(7));
+  votes_sent(0);
+  effects_.clear();  // lost
+  acceptor_->on_learner_status(0, at(7));
+  votes_sent(0);
+  EXPECT_EQ(sent(effects_, MessageType::kPhase2B).size(), 1u);
+  effects_.clear();
+  acceptor_->on_learner_status(0, at(3));  // an old one is not
+  votes_sent(0);
+  EXPECT_EQ(effects_.size(), 0u);
+}
+
+TEST_F(AcceptorTest, SteadyStateAllocatesNoBuffersForSmallValues) {
+  start(3, 1);
+  for (std::uint64_t i = 1; i <= 3'000; ++i) {
+    propose(at(i), frames_.content(i), ballot(1), {ballot(1), at(1), at(i)});
+    votes_sent(0);
+    effects_.clear();
+  }
+  std::vector<Slice> all;
+  for (std::uint32_t i = 0; i < pool_.count(); ++i) all.push_back(pool_.allocate());
+  EXPECT_TRUE(all.back());
+}
+
+}  // namespace
+}  // namespace annulus::consensus
