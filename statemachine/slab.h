@@ -98,6 +98,8 @@ class SlabCheck {
     live_ += granules;
     return mark(offset, granules);
   }
+  /// Takes a free block of a list that the service keeps by itself.
+  bool free_block(std::uint32_t offset, std::uint32_t granules) { return mark(offset, granules); }
   /// After all allocated blocks: the free lists and the sum.
   bool finish(const SlabHeap& heap, const std::byte* segment) {
     for (std::uint32_t granules = 1, index = 1; index < kSlabSizes; ++index) {

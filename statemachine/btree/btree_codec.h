@@ -102,6 +102,9 @@ struct RangeEntry {
 };
 static_assert(sizeof(RangeHead) == 8 && sizeof(RangeEntry) == 10);
 
+/// A smaller bytes_limit counts as this, so that one entry always fits.
+constexpr std::uint32_t kRangeBytesLeast = sizeof(RangeHead) + sizeof(RangeEntry) + kValueBytesMax;
+
 /// Walks the reply of kRange.
 class RangeReply {
  public:
