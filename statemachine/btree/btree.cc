@@ -130,8 +130,10 @@ void BtreeService::execute(std::span<const Command> commands, Replies& replies) 
       staged.cursor.key = staged.request.key;
       tree_.seek_segment(staged.cursor);
     }
+    for (Staged& staged : all) tree_.prefetch_root(staged.cursor);
     for (Staged& staged : all) tree_.seek_group(staged.cursor);
     for (Staged& staged : all) tree_.seek_leaf(staged.cursor);
+    for (Staged& staged : all) tree_.prefetch_leaf(staged.cursor);
     for (Staged& staged : all) {
       if (staged.status != CommandStatus::kOk) {
         replies.done(staged.status);

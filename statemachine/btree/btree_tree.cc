@@ -43,6 +43,9 @@ void BtreeTree::seek_segment(Cursor& cursor) const {
   if (index >= size_) index = size_ == 0 ? 0 : size_ - 1;  // kLastKey finds kNoKey
   cursor.index = index;
   cursor.segment = size_ == 0 ? nullptr : &segment(index);
+}
+
+void BtreeTree::prefetch_root(const Cursor& cursor) const {
   if (cursor.segment != nullptr) prefetch_lines(&cursor.segment->first_key, 3 * 64);
 }
 
@@ -64,7 +67,10 @@ void BtreeTree::seek_leaf(Cursor& cursor) const {
   cursor.leaf_index = segment->leaf_of(cursor.key, cursor.group);
   cursor.leaf = &segment->leaf(cursor.leaf_index);
   cursor.structure = segment->structure;
-  prefetch_lines(cursor.leaf, sizeof(Leaf));
+}
+
+void BtreeTree::prefetch_leaf(const Cursor& cursor) const {
+  if (cursor.segment != nullptr) prefetch_lines(cursor.leaf, sizeof(Leaf));
 }
 
 bool BtreeTree::find(const Cursor& cursor, Bytes& value) const {

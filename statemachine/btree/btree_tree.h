@@ -19,7 +19,8 @@ class BtreeTree {
  public:
   BtreeTree(std::uint8_t service, std::uint64_t limit_bytes);
 
-  /// Where a key is or would be, found in steps, each of which prefetches what the next one reads.
+  /// Where a key is or would be, found in steps, between which others may prefetch what the next
+  /// one reads: seek_segment, prefetch_root, seek_group (prefetches), seek_leaf, prefetch_leaf.
   /// `current()` tells whether it still holds.
   struct Cursor {
     std::uint64_t key = 0;
@@ -34,6 +35,8 @@ class BtreeTree {
   void seek_segment(Cursor& cursor) const;
   void seek_group(Cursor& cursor) const;
   void seek_leaf(Cursor& cursor) const;
+  void prefetch_root(const Cursor& cursor) const;
+  void prefetch_leaf(const Cursor& cursor) const;
   bool current(const Cursor& cursor) const {
     return cursor.version == version_ &&
            (cursor.segment == nullptr || cursor.structure == cursor.segment->structure);
