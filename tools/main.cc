@@ -1,6 +1,7 @@
 // The command line: one subcommand each from its own file; nothing else here.
 #include <CLI/CLI.hpp>
 
+#include "tools/bench/bench_command.h"
 #include "tools/config_command.h"
 #include "tools/hub.h"
 #include "tools/top.h"
@@ -10,6 +11,7 @@ int main(int argc, char** argv) {
                "annulus");
   app.require_subcommand(1);
   int status = 0;
+  annulus::bench::add_bench_command(app, status);
   annulus::tools::add_config_command(app, status);
   annulus::tools::add_hub_command(app, status);
   annulus::tools::add_top_command(app, status);
