@@ -10,16 +10,14 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
+#include "consensus/port.h"
+#include "consensus/proposer.h"
 #include "consensus/ring.h"
 #include "dataplane/stage.h"
 #include "dataplane/transport.h"
 #include "statemachine/batch.h"
-
-namespace annulus::consensus {
-enum class PortCounter : std::uint8_t;
-enum class ProposerCounter : std::uint8_t;
-}  // namespace annulus::consensus
 
 namespace annulus::statemachine {
 
@@ -36,7 +34,7 @@ struct ClientOptions {
                                              // nothing is in flight
   std::uint32_t batches_in_flight = 64;
   std::uint32_t value_bytes_max = 65'536;
-  std::uint64_t buffer_bytes = 64u << 20;      // for batches in flight; address space until used.
+  std::uint64_t buffer_bytes = 128u << 20;     // for batches in flight; address space until used.
                                                // In-process transports hold sent batches by
                                                // reference until every node has let go of them
   Nanos retransmit_after = 20 * kMillisecond;  // first; then adaptive (about twice the p99)
@@ -99,6 +97,8 @@ enum class ClientCounter : std::uint8_t {
   kCount,
 };
 
+/// Over an in-process transport the cluster's nodes refer to the client's batches: destroy them
+/// (and clear the switch) first.
 class Client final : public dataplane::Stage {
  public:
   Client(const ClientOptions& options, const consensus::Configuration& configuration,
@@ -132,6 +132,7 @@ class Client final : public dataplane::Stage {
   const dataplane::Counters<consensus::ProposerCounter>& proposer_counters() const;
   const dataplane::Counters<consensus::PortCounter>& port_counters() const;
   const dataplane::Histogram& latency() const;  // submit to reply, of answered commands
+  void add_counters(dataplane::Registry& registry, const std::string& node);
 
  private:
   class Impl;

@@ -259,9 +259,7 @@ TEST_F(WorkerTest, CommandBelowTheFloorIsRefusedAndNotExecuted) {
 }
 
 TEST_F(WorkerTest, WriteWithoutSessionIsRefused) {
-  TestCommand command = put(1, "k", "v");
-  command.session = 0;
-  const auto value = decide({command});
+  const auto value = decide({{0, 1, kv_body(kv::KvOp::kPut, "k", "v")}});
   EXPECT_EQ((first_.answers[{value, 0}].status), CommandStatus::kNoSuchSession);
   EXPECT_EQ((first_.answers[{decide({read("k")}), 0}].status), CommandStatus::kNotFound);
 }
@@ -304,9 +302,8 @@ TEST_F(WorkerTest, ValueThatNamesAnotherIdIsANoOp) {
 }
 
 TEST_F(WorkerTest, UnknownServiceAndSystemCommandAreMalformed) {
-  TestCommand service = put(1, "k", "v");
-  service.service = 9;
-  const auto value = decide({service, {session_, 2, Bytes(8, std::byte{99}), kSystemService}});
+  const auto value = decide({{session_, 1, kv_body(kv::KvOp::kPut, "k", "v"), 9},
+                             {session_, 2, Bytes(8, std::byte{99}), kSystemService}});
   EXPECT_EQ((first_.answers[{value, 0}].status), CommandStatus::kMalformed);
   EXPECT_EQ((first_.answers[{value, 1}].status), CommandStatus::kMalformed);
 }
