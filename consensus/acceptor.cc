@@ -198,6 +198,7 @@ bool Acceptor::take_fragment(Slot& place, Ballot ballot, const Value& value,
 void Acceptor::accepted_now(Slot& place, const Route& route, Nanos now, Effects& effects) {
   counters_[AcceptorCounter::kPhase2AAccepted].add();
   place.accepted_at = now;
+  place.voted_at = 0;
   accepted_below_ = std::max(accepted_below_, place.instance + 1);
   if (covered(place)) place.chosen = true;
   if (place.chosen) advance_chosen(now);
@@ -374,7 +375,8 @@ void Acceptor::on_decided(const Decided& decided, Nanos now) {
     Slot& place = slot(i);
     if (place.instance != i || place.ballot != decided.ballot || place.chosen) continue;
     place.chosen = true;
-    ring_delay_.record(now - place.accepted_at);
+    if (place.voted_at == 0) ring_delay_.record(now - place.accepted_at);
+    if (place.voted_at != 0) ring_delay_.record_late();
   }
   advance_chosen(now);
 }

@@ -53,6 +53,8 @@ class Assembly {
   /// Bit i: fragment i is missing; all ones while the count is not known.
   std::uint64_t missing() const { return count_ == 0 ? ~std::uint64_t{0} : all() & ~have_; }
   bool partial() const { return have_ != 0 && !complete(); }
+  /// True if it holds a buffer of its own, not a frame's.
+  bool copied() const { return count_ > 1; }
   const Value& value() const { return value_; }
   /// The whole value, once complete (empty for a no-op).
   const dataplane::Slice& bytes() const { return bytes_; }

@@ -8,6 +8,8 @@ namespace {
 
 /// How long a decision may wait for a proposal to ride on, if one is expected that soon.
 constexpr Nanos kTellWithin = 20 * kMicrosecond;
+/// Instances decided in a row without the vote of a ring member before the ring goes around it.
+constexpr std::uint32_t kSilentMax = 16;
 
 }  // namespace
 
@@ -89,10 +91,11 @@ bool Coordinator::propose(const Value& value, const Slice& bytes, Nanos received
     return false;
   }
   ++next_;
+  blocked_since_ = kNever;  // whoever blocks the next one has only begun to
   counters_[CoordinatorCounter::kProposals].add();
   Slot& place = slot(instance);
   place = Slot{value, bytes, {}, received, now, now + 2 * vote_delay_.p99(), 0, false};
-  send_proposal(instance, place, effects);
+  send_proposal(instance, place, false, effects);
   schedule(place.repeat_at);
   proposal_gap_ += (std::min(now - last_proposed_, kMillisecond) - proposal_gap_) / 8;
   last_proposed_ = now;
@@ -104,7 +107,8 @@ bool Coordinator::propose(const Value& value, const Slice& bytes, Nanos received
   return true;
 }
 
-void Coordinator::send_proposal(Instance instance, const Slot& place, Effects& effects) {
+void Coordinator::send_proposal(Instance instance, const Slot& place, bool repeated,
+                                Effects& effects) {
   const std::uint32_t count = cut(place.value.bytes, options_.fragment_bytes, 0).count;
   Phase2A m{};
   m.instance = raw(instance);
@@ -116,6 +120,7 @@ void Coordinator::send_proposal(Instance instance, const Slot& place, Effects& e
     const Fragment fragment = cut(place.value.bytes, options_.fragment_bytes, i);
     m.fragment = to_wire(fragment);
     Outgoing& out = effects.send_to_all_now(MessageType::kPhase2A, m);
+    out.direct = repeated;
     if (place.value.noop()) continue;
     const std::uint32_t offset = fragment.offset();
     out.payload = place.bytes.part(offset, std::min(fragment.bytes, place.value.bytes - offset));
@@ -155,16 +160,50 @@ void Coordinator::add_votes(Instance instance, AcceptorSet votes, Nanos now) {
   if (size(place.votes) < configuration_.majority()) return;
   place.decided = true;
   counters_[CoordinatorCounter::kDecided].add();
-  for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
-    if ((raw(place.votes) >> i & 1) != 0 && !route_.contains(i)) {
-      counters_[CoordinatorCounter::kDecidedBySpare].add();
-      break;
-    }
-  }
-  vote_delay_.record(now - place.proposed);
-  ordered_ns_.record(static_cast<std::uint64_t>(now - place.received));
+  note_decided(place, now);
   place.bytes.reset();
   if (instance == decided_below_) advance_decided(now);
+}
+
+/// What a decision says of the ring: how long its votes take, and who does not vote.
+void Coordinator::note_decided(const Slot& place, Nanos now) {
+  if (place.repeats == 0) vote_delay_.record(now - place.proposed);
+  if (place.repeats != 0) vote_delay_.record_late();
+  ordered_ns_.record(static_cast<std::uint64_t>(now - place.received));
+  bool bypassed = false;
+  bool broken = false;
+  for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
+    const bool voted = (raw(place.votes) >> i & 1) != 0;
+    silent_[i] = voted ? 0 : silent_[i] + 1;
+    bypassed |= voted && !route_.contains(i);
+    broken |= route_.contains(i) && silent_[i] >= kSilentMax;
+  }
+  if (bypassed) counters_[CoordinatorCounter::kDecidedBySpare].add();
+  if (broken) reroute();
+}
+
+/// Leads the votes of later proposals through those that were heard last. Needs no Phase 1, since
+/// the route is none of the quorum's business.
+void Coordinator::reroute() {
+  const auto count = static_cast<std::uint32_t>(configuration_.acceptors.size());
+  WireRoute wire;
+  wire.acceptor.fill(kRouteEnd);
+  AcceptorSet taken = just(self_);
+  for (std::uint32_t place = 0; place + 1 < route_.size(); ++place) {
+    std::uint32_t best = self_;
+    for (std::uint32_t i = 1; i < count; ++i) {
+      const std::uint32_t acceptor = (self_ + i) % count;
+      if ((raw(taken) >> acceptor & 1) != 0) continue;
+      if (best == self_ || silent_[acceptor] < silent_[best]) best = acceptor;
+    }
+    taken = taken | just(best);
+    wire.acceptor[place] = static_cast<std::uint8_t>(best);
+  }
+  wire.acceptor[route_.size() - 1] = static_cast<std::uint8_t>(self_);
+  silent_ = {};
+  if (Route(wire) == route_) return;
+  route_ = Route(wire);
+  counters_[CoordinatorCounter::kRerouted].add();
 }
 
 void Coordinator::advance_decided(Nanos now) {
@@ -191,11 +230,11 @@ void Coordinator::tell_decisions(Nanos now, Effects& effects) {
   }
   counters_[CoordinatorCounter::kDecisionsFlushed].add();
   heartbeat_gap_ = kMillisecond;
-  send_decision(now, effects);
+  send_decision(false, now, effects);
 }
 
-void Coordinator::send_decision(Nanos now, Effects& effects) {
-  effects.send_to_all_now(MessageType::kDecision, Decision{to_wire(decided())});
+void Coordinator::send_decision(bool repeated, Nanos now, Effects& effects) {
+  effects.send_to_all_now(MessageType::kDecision, Decision{to_wire(decided())}).direct = repeated;
   told_below_ = decided_below_;
   tell_by_ = kNever;
   heartbeat_at_ = now + heartbeat_gap_;
@@ -254,11 +293,10 @@ void Coordinator::tick(Nanos now, Effects& effects) {
   if (now >= heartbeat_at_) {
     counters_[CoordinatorCounter::kHeartbeats].add();
     heartbeat_gap_ = std::min(2 * heartbeat_gap_, options_.heartbeat);
-    send_decision(now, effects);
+    send_decision(true, now, effects);
   }
   schedule(heartbeat_at_);
   if (told_below_ != decided_below_) schedule(tell_by_);
-  if (next_ < recovered_below_) schedule(now);
 }
 
 void Coordinator::repeat_undecided(Nanos now, Effects& effects) {
@@ -279,7 +317,7 @@ void Coordinator::repeat_undecided(Nanos now, Effects& effects) {
       pull = true;
     } else {
       counters_[CoordinatorCounter::kProposalsRepeated].add();
-      send_proposal(i, place, effects);
+      send_proposal(i, place, true, effects);
     }
     place.repeat_at = now + std::min<Nanos>(wait, kSecond);
     schedule(place.repeat_at);
@@ -323,6 +361,7 @@ const std::array<const char*, static_cast<std::size_t>(consensus::CoordinatorCou
                                                           "heartbeats",
                                                           "votes_pulled",
                                                           "proposals_repeated",
+                                                          "rerouted",
                                                           "window_full",
                                                           "credit_blocked",
                                                           "learners_left",

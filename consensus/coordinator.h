@@ -12,6 +12,7 @@
 //   slowest learner in the credit set. A slow learner slows; one that blocks the window without
 //   progress leaves the set, and comes back when it is within half a window of the fastest.
 // - A missing vote is pulled from the ring predecessor first, then the proposal is repeated.
+// - A ring member whose votes stay out is left out of the route of later proposals.
 #pragma once
 
 #include <cstdint>
@@ -43,6 +44,7 @@ enum class CoordinatorCounter : std::uint8_t {
   kHeartbeats,
   kVotesPulled,
   kProposalsRepeated,
+  kRerouted,  // the ring was led around a silent member
   kWindowFull,
   kCreditBlocked,
   kLearnersLeft,
@@ -129,11 +131,13 @@ class Coordinator {
   void propose_all(Nanos now, Effects& effects);
   /// False, with nothing proposed, if the node's own acceptor does not accept.
   bool propose(const Value& value, const Slice& bytes, Nanos received, Nanos now, Effects& effects);
-  void send_proposal(Instance instance, const Slot& slot, Effects& effects);
+  void send_proposal(Instance instance, const Slot& slot, bool repeated, Effects& effects);
   void add_votes(Instance instance, AcceptorSet votes, Nanos now);
+  void note_decided(const Slot& slot, Nanos now);
+  void reroute();
   void advance_decided(Nanos now);
   void tell_decisions(Nanos now, Effects& effects);
-  void send_decision(Nanos now, Effects& effects);
+  void send_decision(bool repeated, Nanos now, Effects& effects);
   void repeat_undecided(Nanos now, Effects& effects);
   void pull_votes(Nanos now, Effects& effects);
   void drop_blocking_learners(Nanos now);
@@ -154,9 +158,10 @@ class Coordinator {
   Ballot ballot_{};
   Ballot highest_seen_{};
   Route route_;
-  Instance from_ = kFirstInstance;           // first instance of this ballot
-  Instance next_ = kFirstInstance;           // next to propose
-  Instance decided_below_ = kFirstInstance;  // contiguous
+  std::array<std::uint32_t, kAcceptorsMax> silent_{};  // decided in a row without its vote
+  Instance from_ = kFirstInstance;                     // first instance of this ballot
+  Instance next_ = kFirstInstance;                     // next to propose
+  Instance decided_below_ = kFirstInstance;            // contiguous
   Instance told_below_ = kFirstInstance;
   std::vector<Slot> slots_;
 

@@ -23,6 +23,8 @@ void Coordinator::start(Nanos now, Effects& effects) {
   CHECK(acceptor_.promise(ballot_));
   state_ = State::kPhase1;
   route_ = Route(configuration_, self_);
+  silent_ = {};
+  blocked_since_ = tell_by_ = kNever;
   promises_ = {};
   parts_ = {};
   collect_rounds_ = 0;

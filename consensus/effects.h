@@ -19,6 +19,7 @@ using dataplane::Slice;
 struct Outgoing {
   Endpoint to;
   bool to_all = false;         // every acceptor and learner, by the configured dissemination
+  bool direct = false;         // to_all, but not from one to the next: somebody may have failed
   bool after_persist = false;  // must not leave before this step's promise or accept is durable
   MessageType type{};
   std::uint16_t message_bytes = 0;
@@ -45,6 +46,7 @@ class Effects {
     Outgoing& out = (*out_)[size_++];
     out.to = to;
     out.to_all = false;
+    out.direct = false;
     out.after_persist = false;
     out.type = type;
     out.message_bytes = static_cast<std::uint16_t>(message_bytes);

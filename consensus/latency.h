@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 
 #include "dataplane/clock.h"
 
@@ -22,6 +23,15 @@ class QuantileEstimate {
       estimate_ -= estimate_ / 1024;
     }
     estimate_ = std::clamp(estimate_, floor_, ceiling_);
+    if (late_ > 0) --late_;
+  }
+  /// The delay contains a timeout that this estimate set, so it says nothing about the network, and
+  /// recording it would let a little loss raise the estimate without end. But when more than one in
+  /// nine is late, the estimate itself is taken to be too low, and doubles.
+  void record_late() {
+    if ((late_ += 8) < 256) return;
+    late_ = 0;
+    estimate_ = std::min(2 * estimate_, ceiling_);
   }
   Nanos p99() const { return estimate_; }
 
@@ -29,6 +39,7 @@ class QuantileEstimate {
   Nanos estimate_;
   Nanos floor_;
   Nanos ceiling_;
+  std::uint32_t late_ = 0;
 };
 
 }  // namespace annulus::consensus

@@ -42,6 +42,8 @@ Learner::Slot* Learner::admit(Instance instance, Nanos now) {
     place.first_seen = now;
   }
   seen_below_ = std::max(seen_below_, instance + 1);
+  // If the next instance is still missing by then, it is asked for.
+  schedule(now + kPullFirst);
   return &place;
 }
 
@@ -96,7 +98,8 @@ void Learner::mark_chosen(Slot& place, Nanos now) {
   if (place.chosen || place.ballot == kNoBallot || place.ballot != decided_.ballot) return;
   if (place.instance < decided_.from || place.instance >= decided_.below) return;
   place.chosen = true;
-  decision_delay_.record(now - place.first_seen);
+  if (place.pulls == 0) decision_delay_.record(now - place.first_seen);
+  if (place.pulls != 0) decision_delay_.record_late();
 }
 
 void Learner::on_decided(const Decided& decided, Nanos now) {
@@ -108,6 +111,7 @@ void Learner::on_decided(const Decided& decided, Nanos now) {
   const Instance from =
       decided.ballot == decided_.ballot ? std::max(decided.from, decided_.below) : decided.from;
   decided_ = decided;
+  if (decided.below > next_) schedule(now + kPullFirst);
   const Instance end = std::min(decided.below, next_ + slots_.size());
   for (Instance i = std::max(from, next_); i < end; ++i) {
     Slot& place = slot(i);
@@ -186,9 +190,11 @@ void Learner::report(Nanos now, Effects& effects) {
   report_at_ = now + (changed ? options_.status_interval : kStatusIdle);
   schedule(report_at_);
   counters_[LearnerCounter::kStatusSent].add();
-  const std::size_t preferential = self_ % configuration_.acceptors.size();
-  effects.send_now(configuration_.acceptors[preferential].endpoint, MessageType::kLearnerStatus,
-                   LearnerStatus{raw(next_)});
+  // Every fourth report goes to another acceptor: the preferential one may be dead.
+  const std::size_t count = configuration_.acceptors.size();
+  const std::size_t other = reports_++ % 4 == 3 ? reports_ / 4 % count : 0;
+  effects.send_now(configuration_.acceptors[(self_ + other) % count].endpoint,
+                   MessageType::kLearnerStatus, LearnerStatus{raw(next_)});
 }
 
 /// Whether the slot of `instance` lacks something, and how to ask for it.
@@ -210,6 +216,7 @@ void Learner::repair(Nanos now, Effects& effects) {
   std::array<PullEntry, kPullEntriesMax> values;
   std::uint32_t count = 0;
   bool decision = false;
+  bool again = false;
   const Instance known = std::max(seen_below_, decided_below_);
   const Instance end = std::min(known, next_ + slots_.size());
   const Nanos patience = std::max(kPullFirst, 2 * decision_delay_.p99());
@@ -234,7 +241,7 @@ void Learner::repair(Nanos now, Effects& effects) {
       continue;
     }
     place->pull_at = now + std::max(kPullAgain, patience);
-    if (place->pulls++ > 0) ++acceptor_turn_;
+    again |= place->pulls++ > 0;
     if (wait_for_decision) {
       decision = true;
       schedule(place->pull_at);
@@ -245,6 +252,8 @@ void Learner::repair(Nanos now, Effects& effects) {
     values[count++] = entry;
     schedule(place->pull_at);
   }
+  // Once a round, whatever is missing: else as many instances as acceptors would ask the same one.
+  if (again) ++acceptor_turn_;
   if (count > 0) pull(PullKind::kValue, {values.data(), count}, effects);
   if (decision) {
     counters_[LearnerCounter::kDecisionsPulled].add();

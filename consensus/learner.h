@@ -112,6 +112,7 @@ class Learner {
   Decided decided_;                 // at the highest ballot heard
   Instance reported_ = Instance{};  // credit told last
   Nanos report_at_ = 0;
+  std::uint32_t reports_ = 0;
   std::uint32_t acceptor_turn_ = 0;  // 0 is the preferential acceptor
   QuantileEstimate decision_delay_;  // from a value's first frame to its decision
   Nanos deadline_ = 0;

@@ -7,9 +7,10 @@ namespace {
 
 /// Longer values are assembled in a node's own buffers: one for each place that may hold one.
 std::uint32_t acceptor_assemblies(const AcceptorNodeOptions& options) {
-  return options.acceptor.retain                   // accepted and kept
-         + options.coordinator.window              // proposed
-         + 4 * options.coordinator.submit.window;  // being submitted
+  return options.acceptor.retain                     // accepted and kept
+         + kUndecidedMax                             // coming in, or collected by Phase 1
+         + options.coordinator.submit.proposers_max  // submitted: next of each proposer
+         + 4 * options.coordinator.submit.window;    // and further ones
 }
 
 std::uint32_t learner_assemblies(const LearnerNodeOptions& options) {
@@ -84,8 +85,8 @@ void AcceptorNode::handle(const Received& in, Nanos now) {
       on_submit(in, now);
       break;
     case MessageType::kPhase1A:
-      coordinator_.observe(Ballot{message<Phase1A>(in.frame).ballot.get()});
       acceptor_.on_phase1a(in, effects_);
+      coordinator_.observe(acceptor_.promised());  // not the message's: it may have been refused
       break;
     case MessageType::kPhase1B:
       coordinator_.on_phase1b(in, now, effects_);
@@ -173,7 +174,7 @@ void AcceptorNode::add_counters(dataplane::Registry& registry, const std::string
 }
 
 std::string AcceptorNode::memory_plan(const AcceptorNodeOptions& options) {
-  return plan_line("assembly buffers (retain + window + 4 x submit window)",
+  return plan_line("assembly buffers (retain + undecided + proposers + 4 x submit window)",
                    acceptor_assemblies(options), options.value_bytes_max) +
          plan_line("submit places (proposers x submit window)",
                    std::uint64_t{options.coordinator.submit.proposers_max} *

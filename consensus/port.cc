@@ -72,6 +72,10 @@ std::optional<Endpoint> Port::next_in_dissemination_ring(NodeId origin) const {
   const auto& acceptors = configuration_.acceptors;
   const auto& learners = configuration_.learners;
   const std::size_t count = acceptors.size() + learners.size();
+  // A stranger's frame would never meet its origin, and go round for ever.
+  if (!configuration_.acceptor_index(origin) && !configuration_.learner_index(origin)) {
+    return std::nullopt;
+  }
   const auto member = [&](std::size_t i) {
     return i < acceptors.size()
                ? acceptors[i]
@@ -119,7 +123,8 @@ void Port::flush(Nanos now) {
 void Port::send(Nanos now, Effects& effects) {
   if (effects.size() == 0) return;
   for (Outgoing& out : effects.frames()) {
-    const bool ring = out.to_all && configuration_.dissemination == Dissemination::kRing;
+    const bool ring =
+        out.to_all && !out.direct && configuration_.dissemination == Dissemination::kRing;
     seal(out, ring ? dataplane::kRelay : std::uint16_t{0});
     if (!out.to_all) {
       queue(now, out.to, out);

@@ -229,8 +229,9 @@ void Proposer::on_time_up(Outstanding& slot, bool oldest_missing, Nanos now, Eff
     switch_target((target_ + 1) % static_cast<std::uint32_t>(configuration_.acceptors.size()), now);
   }
   // The coordinator orders without gaps, so those behind the oldest missing one are late because it
-  // is: repeating them as well would only add load. Every fourth time they are repeated anyway.
-  if (missing && (oldest_missing || slot.timeouts % 4 == 3)) {
+  // is: repeating them as well would only add load. Every fourth time they are repeated anyway, and
+  // so is what was received: by a coordinator that was deposed before it had ordered it, perhaps.
+  if ((missing && oldest_missing) || slot.timeouts % 4 == 3) {
     counters_[ProposerCounter::kRetransmitted].add();
     slot.repeated = true;
     send_submit(slot, now, effects);

@@ -62,6 +62,7 @@ SubmitStreams::Stream* SubmitStreams::open(const ValueId& id, std::uint64_t olde
   place->key = id;
   place->endpoint = from;
   place->next = oldest;
+  place->oldest = oldest;
   place->acked = oldest;
   place->active = now;
   if (reclaimed) {
@@ -93,19 +94,9 @@ void SubmitStreams::on_submit(const Received& in, Nanos now) {
   if (stream == nullptr) return;
   stream->active = now;
   stream->endpoint = in.from;
-  // What the proposer will never send again must not hold up what follows.
-  // (A queued stream moves on by itself, and its head is what front() may have shown.)
-  if (m.oldest > stream->next && !stream->queued) {
-    const std::uint64_t skipped = std::min<std::uint64_t>(m.oldest - stream->next, options_.window);
-    for (std::uint64_t i = 0; i < skipped; ++i) {
-      Pending& old = pending(*stream, stream->next + i);
-      if (old.assembly.started() && old.assembly.value().id.sequence < m.oldest) {
-        old.assembly.reset();
-      }
-    }
-    stream->next = m.oldest;
-    enqueue_if_ready(*stream);
-  }
+  stream->oldest = std::max<std::uint64_t>(stream->oldest, m.oldest);
+  // (A queued stream skips when its head, which front() may have shown, is popped.)
+  if (!stream->queued) skip_to_oldest(*stream);
   const std::uint64_t sequence = value.id.sequence;
   if (sequence < stream->next) {
     counters_[SubmitCounter::kDuplicates].add();
@@ -123,8 +114,15 @@ void SubmitStreams::on_submit(const Received& in, Nanos now) {
     if (m.fragment.count > 1) counters_[SubmitCounter::kFragmentsWaited].add();
     if (sequence != stream->next) counters_[SubmitCounter::kGapsWaited].add();
   }
-  switch (place.assembly.add(value, from_wire(m.fragment), in.frame.payload,
-                             in.frame.header->payload_hash, pool_)) {
+  const auto add = [&] {
+    return place.assembly.add(value, from_wire(m.fragment), in.frame.payload,
+                              in.frame.header->payload_hash, pool_);
+  };
+  AssemblyOutcome outcome = add();
+  if (outcome == AssemblyOutcome::kNoMemory && sequence == stream->next && make_room(*stream)) {
+    outcome = add();
+  }
+  switch (outcome) {
     case AssemblyOutcome::kComplete:
       enqueue_if_ready(*stream);
       break;
@@ -144,6 +142,48 @@ void SubmitStreams::on_submit(const Received& in, Nanos now) {
       counters_[SubmitCounter::kDropBadContent].add();
       break;
   }
+}
+
+/// What the proposer will never send again must not hold up what follows.
+void SubmitStreams::skip_to_oldest(Stream& stream) {
+  if (stream.oldest <= stream.next) return;
+  const std::uint64_t skipped =
+      std::min<std::uint64_t>(stream.oldest - stream.next, options_.window);
+  for (std::uint64_t i = 0; i < skipped; ++i) pending(stream, stream.next + i).assembly.reset();
+  stream.next = stream.oldest;
+  enqueue_if_ready(stream);
+}
+
+std::uint64_t SubmitStreams::received_below(const Stream& stream) const {
+  std::uint64_t below = stream.next;
+  while (below < stream.next + options_.window && pending(stream, below).assembly.complete()) {
+    ++below;
+  }
+  return below;
+}
+
+/// A value that is next in its stream needs memory. If values that wait for an earlier one held all
+/// of it, nothing would ever be ordered again: one of those is given up. It was not acknowledged,
+/// so it will be sent again.
+bool SubmitStreams::make_room(Stream& needy) {
+  if (give_up_one(needy)) return true;
+  for (Stream& stream : streams_) {
+    if (stream.used && give_up_one(stream)) return true;
+  }
+  return false;
+}
+
+bool SubmitStreams::give_up_one(Stream& stream) {
+  // From the last one on; the first one missing keeps its fragments, as it may be complete soon.
+  const std::uint64_t missing = received_below(stream);
+  for (std::uint64_t i = stream.next + options_.window - 1; i > missing; --i) {
+    Assembly& assembly = pending(stream, i).assembly;
+    if (!assembly.copied()) continue;
+    assembly.reset();
+    counters_[SubmitCounter::kGivenUp].add();
+    return true;
+  }
+  return false;
 }
 
 void SubmitStreams::enqueue_if_ready(Stream& stream) {
@@ -173,6 +213,7 @@ void SubmitStreams::pop() {
   counters_[SubmitCounter::kValues].add();
   // Credit must reach the proposer before it has used up its last: a quarter window ahead.
   if (stream.next - stream.acked >= options_.window / 4) want_ack(stream);
+  skip_to_oldest(stream);
   enqueue_if_ready(stream);
 }
 
@@ -182,15 +223,10 @@ void SubmitStreams::flush(NodeId coordinator, Nanos, Effects& effects) {
     ack_due_.pop_back();
     stream.ack_due = false;
     stream.acked = stream.next;
-    std::uint64_t received = stream.next;
-    while (received < stream.next + options_.window &&
-           pending(stream, received).assembly.complete()) {
-      ++received;
-    }
     counters_[SubmitCounter::kAcks].add();
-    effects.send_now(
-        stream.endpoint, MessageType::kSubmitAck,
-        SubmitAck{stream.key.epoch, received, stream.next + options_.window, raw(coordinator)});
+    effects.send_now(stream.endpoint, MessageType::kSubmitAck,
+                     SubmitAck{stream.key.epoch, received_below(stream),
+                               stream.next + options_.window, raw(coordinator)});
   }
 }
 
@@ -220,6 +256,7 @@ const std::array<const char*, static_cast<std::size_t>(consensus::SubmitCounter:
                                                      "gaps_waited",
                                                      "acks",
                                                      "drop_beyond_window",
+                                                     "given_up",
                                                      "drop_no_memory",
                                                      "drop_bad_content",
                                                      "drop_mismatch",

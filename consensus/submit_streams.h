@@ -24,6 +24,7 @@ enum class SubmitCounter : std::uint8_t {
   kGapsWaited,       // values that came before an earlier one
   kAcks,
   kDropBeyondWindow,
+  kGivenUp,  // fragments dropped again, so that a value that others wait for finds memory
   kDropNoMemory,
   kDropBadContent,
   kDropMismatch,
@@ -66,8 +67,9 @@ class SubmitStreams {
     bool ack_due = false;
     ValueId key;  // proposer and epoch; sequence is `next`
     Endpoint endpoint;
-    std::uint64_t next = 0;   // first sequence not ordered yet
-    std::uint64_t acked = 0;  // `next` when last acknowledged
+    std::uint64_t next = 0;    // first sequence not ordered yet
+    std::uint64_t oldest = 0;  // nothing below is sent again
+    std::uint64_t acked = 0;   // `next` when last acknowledged
     Nanos active = 0;
     std::uint32_t pending_first = 0;  // its window in pending_
   };
@@ -75,9 +77,16 @@ class SubmitStreams {
   Pending& pending(const Stream& stream, std::uint64_t sequence) {
     return pending_[stream.pending_first + (sequence & (options_.window - 1))];
   }
+  const Pending& pending(const Stream& stream, std::uint64_t sequence) const {
+    return pending_[stream.pending_first + (sequence & (options_.window - 1))];
+  }
   Stream* find(const ValueId& id);
   Stream* open(const ValueId& id, std::uint64_t oldest, const Endpoint& from, Nanos now);
+  void skip_to_oldest(Stream& stream);
   void enqueue_if_ready(Stream& stream);
+  std::uint64_t received_below(const Stream& stream) const;
+  bool make_room(Stream& needy);
+  bool give_up_one(Stream& stream);
   void want_ack(Stream& stream);
 
   const SubmitOptions options_;
