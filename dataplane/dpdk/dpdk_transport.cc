@@ -67,13 +67,13 @@ Result<std::unique_ptr<Transport>> DpdkTransport::open(const DpdkConfig& config)
   if (!tx_pool) return tx_pool.error();
   auto reference_pool = MbufPool::create(name + "_ref", counts.tx, 0);
   if (!reference_pool) return reference_pool.error();
-  auto device =
-      EthernetDevice::open({.device = complete_device(config.device, config.endpoint.address),
-                            .mtu = config.mtu,
-                            .rx_queue_frames = config.rx_queue_frames,
-                            .tx_queue_frames = config.tx_queue_frames,
-                            .link_wait_ms = config.link_wait_ms},
-                           rx_pool->get());
+  auto device = EthernetDevice::open(
+      {.device = complete_device(config.device, config.endpoint.address, config.mtu),
+       .mtu = config.mtu,
+       .rx_queue_frames = config.rx_queue_frames,
+       .tx_queue_frames = config.tx_queue_frames,
+       .link_wait_ms = config.link_wait_ms},
+      rx_pool->get());
   if (!device) return device.error();
   return std::unique_ptr<Transport>(
       new DpdkTransport(config, std::move(rx_pool).value(), std::move(tx_pool).value(),

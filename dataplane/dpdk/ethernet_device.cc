@@ -64,6 +64,7 @@ EthernetDevice::EthernetDevice(EthernetDevice&& other) noexcept
       probed_here_(other.probed_here_),
       physical_(other.physical_),
       memif_client_(other.memif_client_),
+      running_(other.running_),
       rx_offloads_(other.rx_offloads_),
       tx_offloads_(other.tx_offloads_),
       mac_(other.mac_) {}
@@ -73,7 +74,7 @@ EthernetDevice::~EthernetDevice() {
   const EalLog quiet;
   rte_eth_dev_info info;
   const bool known = rte_eth_dev_info_get(id_, &info) == 0;
-  rte_eth_dev_stop(id_);
+  if (running_) rte_eth_dev_stop(id_);
   rte_eth_dev_close(id_);
   if (known && probed_here_ && info.device != nullptr) rte_dev_remove(info.device);
 }
@@ -160,15 +161,16 @@ Status EthernetDevice::start(const DeviceConfig& config) {
     nanosleep(&step, nullptr);
     if (result != 0) result = rte_eth_dev_start(id_);
   }
-  if (result == 0) return {};
+  running_ = result == 0;
+  if (running_) return {};
   return memif_client_ ? link_error(config) : step_error(config, "starting it", result, said);
 }
 
 void EthernetDevice::reconnect() {
   if (!memif_client_ || link_up()) return;
   const EalLog quiet;  // nobody listens yet, most of the time
-  rte_eth_dev_stop(id_);
-  rte_eth_dev_start(id_);
+  if (running_) rte_eth_dev_stop(id_);
+  running_ = rte_eth_dev_start(id_) == 0;
 }
 
 bool EthernetDevice::link_up() const {

@@ -34,10 +34,12 @@ class EthernetDevice {
   ~EthernetDevice();
 
   std::uint16_t receive(std::span<rte_mbuf*> burst) {
+    if (!running_) return 0;
     return rte_eth_rx_burst(id_, 0, burst.data(), static_cast<std::uint16_t>(burst.size()));
   }
   /// Sends what the device takes; returns how many. The rest stays the caller's.
   std::uint16_t transmit(std::span<rte_mbuf*> burst) {
+    if (!running_) return 0;
     return rte_eth_tx_burst(id_, 0, burst.data(), static_cast<std::uint16_t>(burst.size()));
   }
 
@@ -76,6 +78,7 @@ class EthernetDevice {
   bool probed_here_ = false;
   bool physical_ = false;
   bool memif_client_ = false;
+  bool running_ = false;
   std::uint64_t rx_offloads_ = 0;
   std::uint64_t tx_offloads_ = 0;
   MacAddress mac_;

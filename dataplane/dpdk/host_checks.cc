@@ -22,12 +22,27 @@ constexpr std::uint32_t kAfPacketFrameDefault = 2048;
 /// What af_packet's ring puts in front of a frame: TPACKET2_HDRLEN, aligned, and a VLAN tag.
 constexpr std::uint32_t kAfPacketOverhead = 96;
 constexpr std::uint32_t kEthernetBytes = 14;
+constexpr std::uint32_t kFramingBytes = kEthernetBytes + 4;
+constexpr std::uint32_t kMemifBufferDefault = 2048;
 
 std::uint64_t number_in(const std::filesystem::path& file) {
   std::ifstream in(file);
   std::uint64_t number = 0;
   in >> number;
   return number;
+}
+
+/// A frame could span several buffers, but the driver of DPDK 22.11 then writes past the free ones
+/// when the ring is nearly full, and its peer receives old frames again.
+Status check_memif_buffers(const std::string& device, std::uint32_t mtu) {
+  const std::string given = device_argument(device, "bsize");
+  const bool server = device_argument(device, "role") == "server";  // its client sets the size
+  const std::uint64_t buffer =
+      given.empty() ? kMemifBufferDefault : std::strtoull(given.c_str(), nullptr, 10);
+  if (server || buffer >= mtu + kFramingBytes) return {};
+  return Error{"device '" + device + "': buffers of " + std::to_string(buffer) +
+               " bytes cannot carry an MTU of " + std::to_string(mtu) +
+               "; leave bsize out, or raise it to " + std::to_string(mtu + kFramingBytes)};
 }
 
 }  // namespace
@@ -46,7 +61,8 @@ std::string device_argument(const std::string& device, const std::string& key) {
   return device.substr(begin, device.find(',', begin) - begin);
 }
 
-std::string complete_device(const std::string& device, std::uint32_t own_address) {
+std::string complete_device(const std::string& device, std::uint32_t own_address,
+                            std::uint32_t mtu) {
   if (!device_name(device).starts_with("net_memif")) return device;
   std::string complete = device;
   if (device_argument(device, "socket").starts_with('/') &&
@@ -58,6 +74,11 @@ std::string complete_device(const std::string& device, std::uint32_t own_address
     std::snprintf(mac, sizeof mac, ",mac=02:00:%02x:%02x:%02x:%02x", own_address >> 24,
                   own_address >> 16 & 0xff, own_address >> 8 & 0xff, own_address & 0xff);
     complete += mac;
+  }
+  if (device_argument(device, "bsize").empty() && mtu + kFramingBytes > kMemifBufferDefault) {
+    complete += ",bsize=" + std::to_string((mtu + kFramingBytes + 63) / 64 * 64);
+    // 1024 buffers a ring, the default, would be 128 MiB of the longest frames.
+    if (device_argument(device, "rsize").empty() && mtu > 16'384) complete += ",rsize=8";
   }
   return complete;
 }
@@ -140,6 +161,7 @@ Status check_frame_room(const std::string& device, std::uint32_t mtu) {
                  std::to_string(kAfXdpMtuMax) + " at most and the config says " +
                  std::to_string(mtu) + "; lower mtu, or use net_af_packet"};
   }
+  if (name.starts_with("net_memif")) return check_memif_buffers(device, mtu);
   if (!name.starts_with("net_af_packet")) return {};
   const std::string given = device_argument(device, "framesz");
   const std::uint64_t frame =

@@ -19,8 +19,10 @@ std::string device_name(const std::string& device);
 std::string device_argument(const std::string& device, const std::string& key);
 
 /// Adds what a memif device string may leave out: that its socket is a file rather than an abstract
-/// name, and a hardware address of its own, the same at every start.
-std::string complete_device(const std::string& device, std::uint32_t own_address);
+/// name, a hardware address of its own, the same at every start, and buffers that hold a frame of
+/// `mtu` each.
+std::string complete_device(const std::string& device, std::uint32_t own_address,
+                            std::uint32_t mtu);
 
 /// Refuses a PCI device that is not there or belongs to a kernel driver. `sys` is /sys.
 Status check_pci_device(const std::string& sys, const std::string& device);

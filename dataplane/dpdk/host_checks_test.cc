@@ -54,11 +54,14 @@ TEST_F(HostChecks, DeviceStrings) {
 }
 
 TEST_F(HostChecks, MemifStringsAreCompleted) {
-  EXPECT_EQ(complete_device("net_memif0,socket=/d/1.sock", 0x0a4d0003),
+  EXPECT_EQ(complete_device("net_memif0,socket=/d/1.sock", 0x0a4d0003, 1500),
             "net_memif0,socket=/d/1.sock,socket-abstract=no,mac=02:00:0a:4d:00:03");
   const std::string whole = "net_memif0,socket=/d/1.sock,socket-abstract=yes,mac=02:00:00:00:00:01";
-  EXPECT_EQ(complete_device(whole, 0x0a4d0003), whole);
-  EXPECT_EQ(complete_device("net_ring0", 1), "net_ring0");
+  EXPECT_EQ(complete_device(whole, 0x0a4d0003, 1500), whole);
+  EXPECT_EQ(complete_device(whole, 1, 9000), whole + ",bsize=9024");
+  EXPECT_EQ(complete_device(whole, 1, 65'000), whole + ",bsize=65024,rsize=8");
+  EXPECT_EQ(complete_device(whole + ",bsize=2048", 1, 9000), whole + ",bsize=2048");
+  EXPECT_EQ(complete_device("net_ring0", 1, 9000), "net_ring0");
 }
 
 TEST_F(HostChecks, PciDeviceThatIsNotThere) {
@@ -108,7 +111,9 @@ TEST_F(HostChecks, FramesThatDoNotFitTheDevice) {
                {"2048", "9000", "framesz=16384"});
   EXPECT_TRUE(check_frame_room("net_af_packet0,iface=e0,framesz=16384", 9000).ok());
   expect_error(check_frame_room("net_af_xdp0,iface=e0", 9000), {"3000 at most", "net_af_packet"});
-  EXPECT_TRUE(check_frame_room("net_memif0", 9000).ok());
+  expect_error(check_frame_room("net_memif0,bsize=2048", 9000), {"2048", "9000", "9018"});
+  EXPECT_TRUE(check_frame_room("net_memif0,bsize=9024", 9000).ok());
+  EXPECT_TRUE(check_frame_room("net_memif0,role=server", 9000).ok());
 }
 
 }  // namespace
