@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "dataplane/dpdk/eal.h"
+#include "dataplane/dpdk/frame_memory.h"
 
 namespace annulus::dataplane {
 namespace {
@@ -247,6 +248,14 @@ TEST_F(DpdkTransportTest, TheMemoryPlanIsASumThatHolds) {
   std::uint64_t sum = 0;
   for (const MemoryPlan::Term& term : plan.terms) sum += term.count * term.bytes_each;
   EXPECT_EQ(plan.bytes(), sum);
+  for (const char* device : {"net_null0", "net_af_xdp0"}) {
+    const FrameCounts counts = frame_counts(config(device, kA));
+    std::uint64_t frames = 0;
+    for (const MemoryPlan::Term& term : plan_dpdk_memory(config(device, kA)).terms) {
+      frames += term.count;
+    }
+    EXPECT_EQ(frames, counts.rx + 2 * counts.tx);
+  }
   auto pool = MbufPool::create("plan_check", 1000, 9018);
   ASSERT_TRUE(pool);
   const rte_mempool* mempool = pool->get();

@@ -14,12 +14,18 @@ std::uint32_t cached(const DpdkConfig& config) {
   return (config.threads + 1) * MbufPool::kCachedMax;
 }
 
+/// af_xdp keeps its fill ring full of them, whatever queue size was asked for, and copies what it
+/// sends into them: a ring each of XSK_RING_PROD__DEFAULT_NUM_DESCS.
+std::uint32_t device_rings(const DpdkConfig& config) {
+  return device_name(config.device).starts_with("net_af_xdp") ? 2 * 2048 : 0;
+}
+
 }  // namespace
 
 FrameCounts frame_counts(const DpdkConfig& config) {
-  return {
-      .rx = config.rx_queue_frames + config.rx_frames_held + DpdkTransport::kBurst + cached(config),
-      .tx = config.tx_queue_frames + 2 * DpdkTransport::kBurst + cached(config)};
+  return {.rx = device_rings(config) + config.rx_queue_frames + config.rx_frames_held +
+                DpdkTransport::kBurst + cached(config),
+          .tx = config.tx_queue_frames + 2 * DpdkTransport::kBurst + cached(config)};
 }
 
 std::uint32_t frame_data_bytes(const std::string& device, std::uint32_t mtu) {
@@ -46,6 +52,7 @@ MemoryPlan plan_dpdk_memory(const DpdkConfig& config) {
   const std::uint64_t reference = MbufPool::mbuf_bytes(0);
   const std::uint64_t caches = cached(config);
   return {{{"frames in the receive queue", config.rx_queue_frames, frame},
+           {"frames in rings of the device's own", device_rings(config), frame},
            {"received frames that the node holds", config.rx_frames_held, frame},
            {"the burst in hand, received", DpdkTransport::kBurst, frame},
            {"free frames in the threads' caches, received", caches, frame},

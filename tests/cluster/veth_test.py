@@ -23,6 +23,15 @@ DEVICES = {
 }
 
 
+def kernel_has_xdp():
+    af_xdp = 44
+    try:
+        socket.socket(af_xdp, socket.SOCK_RAW).close()
+    except OSError:
+        return False
+    return True
+
+
 def in_namespace(k):
     return ["ip", "netns", "exec", f"{os.environ['ANNULUS_NETNS']}-{k}"]
 
@@ -137,6 +146,9 @@ def multicast(a, b, mtu):
 def main():
     driver, program, mtu = sys.argv[1], sys.argv[2], int(sys.argv[3])
     device = DEVICES[driver, mtu]
+    if driver == "af_xdp" and not kernel_has_xdp():
+        print("this kernel has no AF_XDP sockets")
+        sys.exit(77)
     started = []
     try:
         for k in (1, 2):
