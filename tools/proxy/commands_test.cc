@@ -230,6 +230,7 @@ TEST(Transaction, IsOneAtomicCommandAndOneArray) {
   ASSERT_TRUE(transaction.add_local(pool, echo));
   p.prepare({"GET", "k"});
   ASSERT_TRUE(transaction.add(pool, *p.request, scratch, 1'000));
+  EXPECT_EQ(transaction.flags(), 0);
   std::string body(transaction.body_bytes(), '\0');
   transaction.encode(std::as_writable_bytes(std::span{body}));
   EXPECT_EQ(body.size(), 8 + (8 + 16) + (8 + 16));
@@ -257,6 +258,20 @@ TEST(Transaction, IsOneAtomicCommandAndOneArray) {
   out.clear(pool);
   transaction.clear(pool);
   EXPECT_EQ(pool.available(), pool.count());
+}
+
+TEST(Transaction, OfReadsIsARead) {
+  ChunkPool pool(64);
+  Preparer p;
+  Transaction transaction;
+  std::vector<std::byte> scratch(65'536);
+  p.prepare({"GET", "k"});
+  ASSERT_TRUE(transaction.add(pool, *p.request, scratch, 1'000));
+  EXPECT_EQ(transaction.flags(), statemachine::kReadOnly);
+  p.prepare({"DEL", "k"});
+  ASSERT_TRUE(transaction.add(pool, *p.request, scratch, 1'000));
+  EXPECT_EQ(transaction.flags(), 0);
+  transaction.clear(pool);
 }
 
 TEST(Transaction, IsBounded) {

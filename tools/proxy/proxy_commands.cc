@@ -397,7 +397,8 @@ bool Proxy::run_transaction(Connection& connection, Nanos now) {
   std::uint32_t index = kNone;
   std::span<std::byte> body;
   const std::uint32_t bytes = transaction.body_bytes();
-  switch (submit(connection, statemachine::kSystemService, 0, bytes, now, index, body)) {
+  switch (submit(connection, statemachine::kSystemService, transaction.flags(), bytes, now, index,
+                 body)) {
     case SubmitOutcome::kAccepted:
       transaction.encode(body);
       slots_[index].shape = ReplyShape::kTransaction;

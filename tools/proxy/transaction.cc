@@ -99,6 +99,7 @@ bool Transaction::add(ChunkPool& pool, const Request& request, std::span<std::by
   constexpr char kZeros[8] = {};
   ++count_;
   ++replicated_;
+  writes_ = writes_ || (request.flags() & statemachine::kReadOnly) == 0;
   return entries_.append(pool, view_of(&head, sizeof(head))) &&
          entries_.append(pool, view_of(scratch.data(), bytes)) &&
          entries_.append(pool, {kZeros, statemachine::padded(bytes) - bytes}) &&

@@ -22,6 +22,8 @@ class Transaction {
   void fail() { failed_ = true; }
   std::uint32_t count() const { return count_; }
   bool any_replicated() const { return replicated_ > 0; }
+  /// For the atomic command's header: a transaction of nothing but reads is a read.
+  std::uint8_t flags() const { return writes_ ? 0 : statemachine::kReadOnly; }
 
   /// False when the transaction would become too large, or memory ran out: it cannot go on.
   /// `scratch` holds the request's body for a moment.
@@ -43,6 +45,7 @@ class Transaction {
 
   bool open_ = false;
   bool failed_ = false;
+  bool writes_ = false;
   std::uint32_t count_ = 0;
   std::uint32_t replicated_ = 0;
   ByteChain entries_;
