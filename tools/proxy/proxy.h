@@ -33,8 +33,11 @@ struct ProxyOptions {
   std::uint32_t sessions = 8;          // shared by all connections,
   std::uint32_t session_window = 512;  // each with at most so many commands outstanding
   Nanos deadline = 5 * kSecond;  // of a command, from when the cluster takes it; and until then
-  Nanos output_stall = 30 * kSecond;     // a client that reads nothing for so long is closed
-  std::uint32_t output_chunks = 32'768;  // reply memory of all connections, in Chunks of 2 KiB
+  Nanos output_stall = 30 * kSecond;  // a client that reads nothing for so long is closed
+  /// Reply memory of all connections, in Chunks of 2 KiB, touched as far as it is used. For 4,096
+  /// commands outstanding (sessions x window) with replies of 64 KiB each, 256 MiB; and 64 MiB for
+  /// replies that their clients have not read, of which each connection gets a share.
+  std::uint32_t output_chunks = 163'840;
   ServiceIds services;
 };
 

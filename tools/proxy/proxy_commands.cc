@@ -19,7 +19,7 @@ constexpr std::uint32_t kPendingMax = 1'024;
 /// Replies unread and expected at which a connection's input is not followed further,
 constexpr std::uint64_t kOutputPauseBytes = 1u << 20;
 /// and at which it is closed: only replies much larger than expected get there.
-constexpr std::uint64_t kOutputBytesMax = 16u << 20;
+constexpr std::uint64_t kOutputBytesMax = 64u << 20;
 /// A connection may hold this part of the reply memory that is free, so that however many do not
 /// read, something is left for those that do.
 constexpr std::uint64_t kOutputShare = 8;
