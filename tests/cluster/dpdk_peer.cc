@@ -47,7 +47,10 @@ struct Tally {
 class Peer {
  public:
   explicit Peer(std::unique_ptr<Transport> transport)
-      : transport_(std::move(transport)), pool_(4096, transport_->frame_bytes_max()) {}
+      : transport_(std::move(transport)), pool_(4096, transport_->frame_bytes_max()) {
+    transport_->register_counters(registry_, "peer");
+  }
+  const Registry& registry() const { return registry_; }
 
   void run();
 
@@ -65,6 +68,7 @@ class Peer {
   void report();
 
   std::unique_ptr<Transport> transport_;
+  Registry registry_;
   BufferPool pool_;
   std::deque<Order> orders_;
   std::uint64_t sequence_ = 0;
@@ -187,9 +191,7 @@ void Peer::report() {
                                          {"overtaken", tally.overtaken},
                                          {"corrupt", tally.corrupt}};
   }
-  Registry registry;
-  transport_->register_counters(registry, "peer");
-  for (const Registry::Group& group : registry.groups()) {
+  for (const Registry::Group& group : registry_.groups()) {
     for (std::size_t i = 0; i < group.values.size(); ++i) {
       report[group.stage][group.names[i]] = group.values[i].get();
     }
@@ -230,6 +232,8 @@ int main(int argc, char** argv) {
     }
   }
   fcntl(STDIN_FILENO, F_SETFL, fcntl(STDIN_FILENO, F_GETFL) | O_NONBLOCK);
-  Peer(std::move(transport).value()).run();
+  Peer peer(std::move(transport).value());
+  CHECK(serve_registry_on_telemetry(peer.registry()).ok());
+  peer.run();
   return 0;
 }

@@ -6,7 +6,9 @@ Usage: memif_hub_test.py ANNULUS DPDK_PEER
 """
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -133,6 +135,22 @@ def partitions(cluster):
     assert gained(c, a, lambda: a.send(GROUP, 50, 10))["received"] == 50
 
 
+def stock_telemetry_client(cluster):
+    """Debian's dpdk-telemetry.py reads the registry."""
+    client = shutil.which("dpdk-telemetry.py")
+    if client is None:
+        print("dpdk-telemetry.py is not installed (dpdk-dev): telemetry is not tested")
+        return
+    peer = cluster.peers[0]
+    prefix = f"annulus_peer_{peer.popen.pid}"
+    asked = "/annulus/counters\n/annulus/counters,peer/transport\n/annulus/latency\n"
+    told = subprocess.run([client, "-f", prefix], input=asked, capture_output=True, text=True,
+                          check=True, timeout=30, **cluster.options).stdout
+    assert '"peer/transport"' in told and '"peer/net_stack"' in told, told
+    assert f'"tx_frames": {peer.report()["transport"]["tx_frames"]}' in told, told
+    assert '"/annulus/latency": []' in told, told
+
+
 def killed_client_resumes(cluster):
     a, b, _ = cluster.peers
     b.popen.send_signal(signal.SIGKILL)
@@ -164,8 +182,8 @@ def main():
         with tempfile.TemporaryDirectory() as directory:
             os.chmod(directory, 0o777)
             with Cluster(directory, options, mtu) as cluster:
-                for step in (whole_frames, injected_faults, partitions, killed_client_resumes,
-                             replaced_hub_is_found):
+                for step in (whole_frames, injected_faults, partitions, stock_telemetry_client,
+                             killed_client_resumes, replaced_hub_is_found):
                     step(cluster)
                     print(f"mtu {mtu}: {step.__name__} ok", flush=True)
 
