@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <memory>
 #include <set>
 #include <thread>
 #include <vector>
@@ -128,6 +129,29 @@ TEST(BufferPool, ReferencesDroppedOnOtherCoresComeBack) {
   std::vector<Slice> all;
   while (Slice slice = pool.allocate()) all.push_back(std::move(slice));
   EXPECT_EQ(all.size(), 16u);
+}
+
+TEST(BufferPool, SlicesMayOutliveThePool) {
+  auto pool = std::make_unique<BufferPool>(4, 64);
+  Slice kept = pool->allocate();
+  Slice other = pool->allocate();
+  pool->allocate().reset();  // returned before the pool goes
+  std::memcpy(kept.mutable_data(), "kept", 4);
+  pool.reset();
+  other.reset();
+  EXPECT_EQ(std::memcmp(kept.data(), "kept", 4), 0);
+  kept.reset();  // the memory goes with it: a sanitizer would tell
+}
+
+TEST(BufferPool, LastReferencesRaceWithThePoolsEnd) {
+  for (int round = 0; round < 200; ++round) {
+    auto pool = std::make_unique<BufferPool>(8, 64);
+    std::vector<Slice> slices;
+    while (Slice slice = pool->allocate()) slices.push_back(std::move(slice));
+    std::thread dropper([&slices] { slices.clear(); });
+    pool.reset();
+    dropper.join();
+  }
 }
 
 }  // namespace

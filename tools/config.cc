@@ -1,8 +1,6 @@
 #include "tools/config.h"
 
 #include <algorithm>
-#include <charconv>
-#include <set>
 #include <sstream>
 
 #include "dataplane/hash.h"
@@ -14,7 +12,6 @@ constexpr const char* kModes[] = {"smr", "client-server"};
 constexpr const char* kTransports[] = {"local", "udp", "dpdk"};
 constexpr const char* kDisseminations[] = {"multicast", "fanout", "ring"};
 constexpr const char* kNodeKinds[] = {"acceptor", "replica", "proxy"};
-constexpr std::uint32_t kCpuLast = 4'095;
 
 /// Optimal string alignment: insertions, deletions, substitutions, neighbours swapped.
 std::size_t edit_distance(const std::string& a, const std::string& b) {
@@ -55,8 +52,7 @@ class Writer {
     const Limits& limits = cluster.limits;
     out_ << "window = " << limits.window << "\nretain = " << limits.retain
          << "\nvalue_bytes = " << limits.value_bytes << "\nsessions = " << limits.sessions
-         << "\nsession_window = " << limits.session_window
-         << "\nreply_cache_mb = " << limits.reply_cache_mb << "\n";
+         << "\nsession_memory_mb = " << limits.session_memory_mb << "\n";
     for (const ServiceConfig& service : cluster.services) {
       out_ << "\n[[services]]\nname = \"" << service.name << "\"\nmemory_mb = " << service.memory_mb
            << "\n";
@@ -97,9 +93,8 @@ class Writer {
 
   void process(const ProcessConfig& process) {
     out_ << "\n[cores]\n";
-    for (const char* role : kCoreRoles) {
-      const auto found = process.cores.find(role);
-      out_ << role << " = \"" << (found == process.cores.end() ? "auto" : found->second) << "\"\n";
+    for (const auto& [role, list] : process.cores) {
+      out_ << quoted(role) << " = " << quoted(list) << "\n";
     }
     out_ << "\n[process]\nidle = \"" << process.idle << "\"\n";
     if (!process.runtime.empty()) out_ << "runtime = " << quoted(process.runtime) << "\n";
@@ -153,30 +148,6 @@ std::string nearest_name(const std::string& word, const std::vector<std::string>
     }
   }
   return best;
-}
-
-Result<std::vector<std::uint32_t>> parse_cpu_list(const std::string& text) {
-  const Error error{"'" + text + "' is not a CPU list; write, for example, \"2-5,9\" or \"auto\""};
-  std::set<std::uint32_t> cpus;
-  const char* at = text.data();
-  const char* const end = text.data() + text.size();
-  while (true) {
-    std::uint32_t first = 0;
-    auto [after, failure] = std::from_chars(at, end, first);
-    if (failure != std::errc{}) return error;
-    std::uint32_t last = first;
-    if (after != end && *after == '-') {
-      const auto [stop, wrong] = std::from_chars(after + 1, end, last);
-      if (wrong != std::errc{}) return error;
-      after = stop;
-    }
-    if (last < first || last > kCpuLast) return error;
-    for (std::uint32_t cpu = first; cpu <= last; ++cpu) cpus.insert(cpu);
-    if (after == end) break;
-    if (*after != ',') return error;
-    at = after + 1;
-  }
-  return std::vector<std::uint32_t>(cpus.begin(), cpus.end());
 }
 
 consensus::Configuration ring_configuration(const ClusterConfig& cluster) {

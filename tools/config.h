@@ -27,17 +27,16 @@ const char* to_string(consensus::Dissemination dissemination);
 
 /// Sizes of windows, logs and tables: everything that memory is reserved for at start.
 struct Limits {
-  std::uint32_t window = 512;          // instances proposed and not yet decided
-  std::uint32_t retain = 4'096;        // decided instances kept for those who missed them
-  std::uint32_t value_bytes = 65'536;  // the largest batch, in bytes
-  std::uint32_t sessions = 10'000;     // client sessions open at once
-  std::uint32_t session_window = 256;  // commands a session may have outstanding
-  std::uint32_t reply_cache_mb = 64;   // replies kept for clients that ask again
+  std::uint32_t window = 256;               // instances proposed and not yet decided
+  std::uint32_t retain = 2'048;             // decided instances kept for those who missed them
+  std::uint32_t value_bytes = 65'536;       // the largest batch, in bytes
+  std::uint32_t sessions = 131'072;         // client sessions open at once
+  std::uint32_t session_memory_mb = 1'024;  // their windows and the replies kept for them
 };
 
 /// One replicated service. Its id is its place in the list, from 1.
 struct ServiceConfig {
-  std::string name;               // "kv" or "btree"
+  std::string name;               // see service_names()
   std::uint32_t memory_mb = 512;  // state it may hold, in segments
 };
 
@@ -71,8 +70,8 @@ struct ClusterConfig {
   std::string names() const;
 };
 
-/// The keys of [cores]: each names a stage of the nodes.
-constexpr const char* kCoreRoles[] = {"acceptor", "replica", "worker", "proxy"};
+/// The keys of [cores] are these stages of all nodes, or one node's: "replica1.worker".
+constexpr const char* kCoreRoles[] = {"acceptor", "learner", "worker", "proxy", "client"};
 
 /// May differ between processes.
 struct ProcessConfig {
@@ -107,8 +106,5 @@ consensus::Configuration ring_configuration(const ClusterConfig& cluster);
 
 /// The name among `known` that is fewest edits away from `word`, or "" when none is near.
 std::string nearest_name(const std::string& word, const std::vector<std::string>& known);
-
-/// Parses a CPU list such as "2-5,9" into ascending numbers.
-Result<std::vector<std::uint32_t>> parse_cpu_list(const std::string& text);
 
 }  // namespace annulus::tools

@@ -1,14 +1,16 @@
 // Reads and validates the configuration file: load_config and parse_config of config.h.
 #include "tools/config.h"
 
-#include <unistd.h>
-
 #include <algorithm>
+#include <bit>
 #include <fstream>
 #include <set>
 #include <sstream>
 
 #include "consensus/messages.h"
+#include "dataplane/core_map.h"
+#include "statemachine/session_table.h"
+#include "tools/services.h"
 #include "tools/toml_reader.h"
 
 namespace annulus::tools {
@@ -18,7 +20,6 @@ using consensus::NodeId;
 using dataplane::Endpoint;
 
 const std::vector<std::string> kDurabilities = {"memory", "disk"};
-const std::vector<std::string> kServices = {"kv", "btree"};
 const std::vector<std::string> kIdlePolicies = {"auto", "spin", "yield", "sleep"};
 constexpr std::uint64_t kPartitionLast = 63;
 
@@ -103,16 +104,20 @@ class Loader {
         consensus::kFragmentsMax *
         consensus::fragment_bytes(config_.cluster.mtu - dataplane::kIpUdpHeaderBytes);
     reader.number("value_bytes", 1'024, value_bytes_max, out.value_bytes);
-    reader.number("sessions", 1, 1u << 20, out.sessions);
-    reader.number("session_window", 1, 4'096, out.session_window);
-    reader.number("reply_cache_mb", 1, 65'536, out.reply_cache_mb);
-    if ((out.session_window & (out.session_window - 1)) != 0) {
-      reader.note("session_window", "'session_window' in [limits] must be a power of two");
+    reader.number("sessions", 1, statemachine::SessionTable::kSessionSlotsMax, out.sessions);
+    reader.number("session_memory_mb", 1, 4'096, out.session_memory_mb);
+    for (const char* key : {"window", "retain"}) {
+      const std::uint32_t value = key == std::string("window") ? out.window : out.retain;
+      if (std::has_single_bit(value)) continue;
+      reader.note(key, quoted(key) + " in [limits] is " + std::to_string(value) +
+                           "; it must be a power of two, such as " +
+                           std::to_string(std::bit_ceil(value)));
     }
-    if (out.retain < out.window) {
+    if (out.retain < 2 * out.window) {
       reader.note("retain", "'retain' in [limits] is " + std::to_string(out.retain) +
-                                ", less than 'window' (" + std::to_string(out.window) +
-                                "); what is in flight must be retained");
+                                "; it must be at least twice 'window' (" +
+                                std::to_string(out.window) +
+                                "), so that what is in flight is retained");
     }
     reader.finish();
   }
@@ -124,11 +129,11 @@ class Loader {
       TomlReader reader(mistakes_, table, "[[services]]");
       ServiceConfig service;
       reader.require("name", "\"kv\"");
-      std::size_t which = kServices.size();
-      reader.choice("name", kServices, which);
+      std::size_t which = service_names().size();
+      reader.choice("name", service_names(), which);
       reader.number("memory_mb", 1, 1u << 20, service.memory_mb);
-      if (which < kServices.size()) {
-        service.name = kServices[which];
+      if (which < service_names().size()) {
+        service.name = service_names()[which];
         if (!seen.insert(service.name).second) {
           reader.note("name", "service " + quoted(service.name) + " is listed twice");
         }
@@ -136,7 +141,9 @@ class Loader {
       reader.finish();
       config_.cluster.services.push_back(service);
     }
-    if (tables.empty()) config_.cluster.services = {{"kv", 512}, {"btree", 512}};
+    if (tables.empty()) {
+      for (const std::string& name : service_names()) config_.cluster.services.push_back({name});
+    }
   }
 
   void nodes(const char* key, NodeKind kind) {
@@ -226,25 +233,34 @@ class Loader {
     }
   }
 
+  /// Every key that [cores] may have.
+  std::vector<std::string> core_roles() const {
+    std::vector<std::string> roles(std::begin(kCoreRoles), std::end(kCoreRoles));
+    for (const NodeConfig& node : config_.cluster.nodes) {
+      for (const char* role : kCoreRoles) roles.push_back(node.name + "." + role);
+    }
+    return roles;
+  }
+
   void process() {
     ProcessConfig& out = config_.process;
     TomlReader cores(mistakes_, root_.table("cores"), "[cores]");
-    const long online = sysconf(_SC_NPROCESSORS_CONF);
-    for (const char* role : kCoreRoles) {
+    const std::vector<std::uint32_t> online = dataplane::this_host().online;
+    for (const std::string& role : core_roles()) {
       std::string list;
-      cores.text(role, list);
+      cores.text(role.c_str(), list);
       if (list.empty()) continue;
       out.cores[role] = list;
       if (list == "auto") continue;
-      const Result<std::vector<std::uint32_t>> parsed = parse_cpu_list(list);
+      const Result<std::vector<std::uint32_t>> parsed = dataplane::parse_cpu_list(list);
       if (!parsed) {
-        cores.note(role, quoted(role) + " in [cores]: " + parsed.error().message);
+        cores.note(role.c_str(), quoted(role) + " in [cores]: " + parsed.error().message);
         continue;
       }
-      for (const std::uint32_t cpu : parsed.value()) {
-        if (cpu < static_cast<std::uint32_t>(online)) continue;
-        cores.note(role, quoted(role) + " in [cores] names core " + std::to_string(cpu) +
-                             "; this machine has cores 0 to " + std::to_string(online - 1));
+      for (const std::uint32_t cpu : *parsed) {
+        if (std::find(online.begin(), online.end(), cpu) != online.end()) continue;
+        cores.note(role.c_str(), quoted(role) + " in [cores] names core " + std::to_string(cpu) +
+                                     "; this machine has cores " + dataplane::to_cpu_list(online));
       }
     }
     cores.finish();

@@ -3,7 +3,10 @@
 
 #include "tools/bench/bench_command.h"
 #include "tools/config_command.h"
+#include "tools/demo_command.h"
+#include "tools/dev.h"
 #include "tools/hub.h"
+#include "tools/node_command.h"
 #include "tools/top.h"
 
 int main(int argc, char** argv) {
@@ -11,10 +14,13 @@ int main(int argc, char** argv) {
                "annulus");
   app.require_subcommand(1);
   int status = 0;
+  annulus::tools::add_demo_command(app, status);
+  annulus::tools::add_dev_command(app, status);
+  annulus::tools::add_node_commands(app, status);
   annulus::bench::add_bench_command(app, status);
-  annulus::tools::add_config_command(app, status);
   annulus::tools::add_hub_command(app, status);
   annulus::tools::add_top_command(app, status);
+  annulus::tools::add_config_command(app, status);
   CLI11_PARSE(app, argc, argv);
   return status;
 }

@@ -1,0 +1,188 @@
+#include "tools/cluster.h"
+
+#include <sys/random.h>
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "consensus/proposer.h"
+
+namespace annulus::tools {
+namespace {
+
+// In-process addresses are only names.
+constexpr std::uint32_t kNetwork = 0x0a000000;  // 10.0.0.0
+constexpr std::uint16_t kPort = 4'000;
+constexpr std::uint32_t kFirstReplica = 101;
+constexpr std::uint32_t kFirstClient = 201;
+constexpr dataplane::Endpoint kGroup{0xef0a0001, kPort};  // 239.10.0.1
+
+NodeConfig node_config(NodeKind kind, std::uint32_t id, std::uint32_t number) {
+  NodeConfig node;
+  node.kind = kind;
+  node.id = consensus::NodeId{id};
+  node.name = to_string(kind) + std::to_string(number);
+  node.address = {kNetwork + id, kPort};
+  return node;
+}
+
+}  // namespace
+
+Cluster::Cluster(const ClusterOptions& options)
+    : process_(options.process), clients_max_(options.clients_max) {
+  CHECK(getrandom(&config_.id, sizeof config_.id, 0) == sizeof config_.id);
+  config_.mode = options.mode;
+  config_.transport = TransportKind::kLocal;
+  config_.dissemination = options.dissemination;
+  if (options.dissemination == consensus::Dissemination::kMulticast) config_.group = kGroup;
+  config_.mtu = options.mtu;
+  config_.limits = options.limits;
+  config_.services = options.service_names;
+  const bool smr = options.mode == Mode::kSmr;
+  for (std::uint32_t i = 0; smr && i < options.acceptors; ++i) {
+    config_.nodes.push_back(node_config(NodeKind::kAcceptor, 1 + i, 1 + i));
+  }
+  for (std::uint32_t i = 0; i < options.replicas; ++i) {
+    config_.nodes.push_back(node_config(NodeKind::kReplica, kFirstReplica + i, 1 + i));
+  }
+  ring_ = ring_configuration(config_);
+  std::vector<dataplane::Endpoint> endpoints;
+  for (const NodeConfig& node : config_.nodes) endpoints.push_back(node.address);
+  for (std::uint32_t i = 0; i < clients_max_; ++i) {
+    endpoints.push_back({kNetwork + kFirstClient + i, kPort});
+  }
+  switch_ = std::make_unique<dataplane::LocalSwitch>(endpoints,
+                                                     dataplane::LocalOptions{.mtu = config_.mtu});
+}
+
+Result<std::unique_ptr<Cluster>> Cluster::create(const ClusterOptions& options) {
+  if (!options.services || options.replicas == 0 ||
+      (options.mode == Mode::kSmr && options.acceptors % 2 == 0)) {
+    return Error{
+        "a cluster needs a service factory, at least one replica, and an odd number of "
+        "acceptors; " +
+        std::to_string(options.replicas) + " replicas and " + std::to_string(options.acceptors) +
+        " acceptors were asked for"};
+  }
+  std::unique_ptr<Cluster> cluster(new Cluster(options));
+  if (Status made = cluster->make_nodes(options.services); !made) return made.error();
+  return cluster;
+}
+
+Cluster::~Cluster() {
+  stop();
+  // Frames in flight refer to the nodes' memory and lie in the switch's links.
+  switch_->clear();
+}
+
+Status Cluster::make_nodes(const ServiceFactory& services) {
+  for (std::uint32_t i = 0; i < config_.nodes.size(); ++i) {
+    dataplane::LocalTransport& transport = switch_->transport(i);
+    if (config_.group.port != 0) {
+      if (Status joined = transport.join(config_.group); !joined) return joined;
+    }
+    auto node = make_node({.cluster = config_,
+                           .ring = ring_,
+                           .node = config_.nodes[i],
+                           .transport = transport,
+                           .bootstrap = true},
+                          services);
+    if (!node) return node.error();
+    nodes_.push_back(std::move(node).value());
+    nodes_.back()->add_counters(registry_);
+  }
+  return {};
+}
+
+statemachine::ClientOptions Cluster::next_client(dataplane::LocalTransport*& transport) {
+  CHECK(clients_ < clients_max_);
+  const std::uint32_t nodes = switch_->size() - clients_max_;
+  transport = &switch_->transport(nodes + clients_);
+  ++clients_;
+  return client_options(config_, consensus::kNoNode);
+}
+
+statemachine::Client& Cluster::make_client(statemachine::CompletionSink& sink) {
+  dataplane::LocalTransport* transport = nullptr;
+  const statemachine::ClientOptions options = next_client(transport);
+  stage_clients_.push_back(
+      std::make_unique<statemachine::Client>(options, ring_, *transport, sink));
+  statemachine::Client& client = *stage_clients_.back();
+  const std::string name = "client" + std::to_string(clients_);
+  registry_.add(name, "client", client.counters());
+  registry_.add(name, "proposer", client.proposer_counters());
+  registry_.add(name, "transport", transport->counters());
+  registry_.add(name, "client_ns", client.latency());
+  return client;
+}
+
+statemachine::BlockingClient& Cluster::make_blocking_client() {
+  dataplane::LocalTransport* transport = nullptr;
+  const statemachine::ClientOptions options = next_client(transport);
+  blocking_clients_.push_back(
+      std::make_unique<statemachine::BlockingClient>(options, ring_, *transport, clock_));
+  return *blocking_clients_.back();
+}
+
+Status Cluster::add_proxy(const dataplane::Endpoint& listen) {
+  dataplane::LocalTransport* transport = nullptr;
+  next_client(transport);
+  NodeConfig node = node_config(NodeKind::kProxy, kFirstClient + clients_ - 1, clients_);
+  node.listen = listen;
+  auto made =
+      make_node({.cluster = config_, .ring = ring_, .node = node, .transport = *transport}, {});
+  if (!made) return made.error();
+  nodes_.push_back(std::move(made).value());
+  nodes_.back()->add_counters(registry_);
+  return {};
+}
+
+void Cluster::add_stage(const std::string& name, dataplane::Stage& stage) {
+  own_stages_.push_back({name, &stage});
+  registry_.add(name, std::string("stage.") + stage.name(), stage.stage_counters());
+}
+
+Status Cluster::start() {
+  std::vector<Cores::Entry> entries = Cores::entries(nodes_);
+  entries.insert(entries.end(), own_stages_.begin(), own_stages_.end());
+  auto cores = Cores::plan(std::move(entries), process_, dataplane::this_host());
+  if (!cores) return cores.error();
+  cores_ = std::move(cores).value();
+  cores_->add_counters(registry_);
+  cores_->start();
+  return {};
+}
+
+void Cluster::stop() {
+  if (cores_) cores_->stop();
+}
+
+Result<std::vector<statemachine::StateHashes>> Cluster::state_hashes(Nanos patience) {
+  const Nanos until = clock_.now() + patience;
+  std::vector<statemachine::Worker*> workers;
+  consensus::Instance furthest{0};
+  for (const std::unique_ptr<Node>& node : nodes_) {
+    if (node->worker() == nullptr) continue;
+    workers.push_back(node->worker());
+    furthest = std::max(furthest, node->worker()->executed());
+  }
+  std::vector<std::uint64_t> tickets;
+  for (statemachine::Worker* worker : workers)
+    tickets.push_back(worker->ask_state_hashes(furthest));
+  std::vector<statemachine::StateHashes> hashes(workers.size());
+  for (std::size_t i = 0; i < workers.size(); ++i) {
+    while (!workers[i]->state_hashes(tickets[i], hashes[i])) {
+      if (clock_.now() > until) {
+        return Error{"replica " + std::to_string(i + 1) + " has executed " +
+                     std::to_string(raw(workers[i]->executed())) + " instances and not reached " +
+                     std::to_string(raw(furthest)) +
+                     " in time; see its 'learner' counters for what it waits for"};
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+  return hashes;
+}
+
+}  // namespace annulus::tools

@@ -1,0 +1,99 @@
+// A whole cluster in one process, over the in-process network, on the cores of this machine: for
+// embedding a replicated service, for `annulus dev` and `demo`, for benchmarks and tests.
+//
+//   ClusterOptions options;
+//   options.services = [] {                     // once for each replica
+//     Services services(2);                     // index 0 is the engine's own
+//     services[1] = std::make_unique<MyService>();
+//     return services;
+//   };
+//   auto cluster = Cluster::create(options);    // Result: check it
+//   statemachine::BlockingClient& client = cluster.value()->make_blocking_client();
+//   if (Status started = cluster.value()->start(); !started) ...
+//   auto reply = client.call(1, 0, body);
+//
+// Guaranteed: every command answered kOk was executed by the majority-decided order, at most once,
+// in the same order by every replica. Not guaranteed: that anything survives the process; all state
+// is in its memory.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dataplane/local/local_transport.h"
+#include "statemachine/blocking_client.h"
+#include "statemachine/client.h"
+#include "statemachine/state_hash.h"
+#include "tools/node.h"
+
+namespace annulus::tools {
+
+struct ClusterOptions {
+  std::uint32_t acceptors = 3;
+  std::uint32_t replicas = 2;
+  std::uint32_t clients_max = 4;  // clients and proxies that may be added
+  Mode mode = Mode::kSmr;
+  consensus::Dissemination dissemination = consensus::Dissemination::kMulticast;
+  std::uint32_t mtu = dataplane::kMtuMax;
+  Limits limits;
+  std::vector<ServiceConfig> service_names = {};  // for proxies: which service is which
+  ServiceFactory services;
+  ProcessConfig process;  // cores and idle policy
+};
+
+class Cluster {
+ public:
+  /// Makes the nodes; no thread runs yet.
+  static Result<std::unique_ptr<Cluster>> create(const ClusterOptions& options);
+  Cluster(const Cluster&) = delete;
+  Cluster& operator=(const Cluster&) = delete;
+  ~Cluster();
+
+  // Before start():
+  /// A client that the caller polls from a stage of its own, or gives to add_stage() to have it
+  /// polled by itself. `sink` is called by whoever polls.
+  statemachine::Client& make_client(statemachine::CompletionSink& sink);
+  /// A client for one calling thread at a time.
+  statemachine::BlockingClient& make_blocking_client();
+  /// Serves Redis clients on `listen`. Needs `service_names`.
+  Status add_proxy(const dataplane::Endpoint& listen);
+  /// A stage to be polled on the cluster's cores. It outlives the threads: stop() before it goes.
+  void add_stage(const std::string& name, dataplane::Stage& stage);
+
+  /// Places all stages on cores, and runs them.
+  Status start();
+  /// Ends all threads. Called by the destructor too.
+  void stop();
+
+  /// Where the stages run, a line a core. After start().
+  const std::string& plan() const { return cores_->text(); }
+  dataplane::Registry& registry() { return registry_; }
+  const ClusterConfig& config() const { return config_; }
+  const consensus::Configuration& ring() const { return ring_; }
+
+  /// The state hash of each replica, all at the instance that the furthest has reached. While
+  /// running; needs no more writes to be on their way than `patience` lets finish.
+  Result<std::vector<statemachine::StateHashes>> state_hashes(Nanos patience = 10 * kSecond);
+
+ private:
+  explicit Cluster(const ClusterOptions& options);
+  Status make_nodes(const ServiceFactory& services);
+  statemachine::ClientOptions next_client(dataplane::LocalTransport*& transport);
+
+  ClusterConfig config_;
+  ProcessConfig process_;
+  consensus::Configuration ring_;
+  std::uint32_t clients_max_;
+  std::uint32_t clients_ = 0;
+  dataplane::TscClock clock_;
+  dataplane::Registry registry_;
+  std::unique_ptr<dataplane::LocalSwitch> switch_;
+  std::vector<std::unique_ptr<Node>> nodes_;
+  std::vector<std::unique_ptr<statemachine::Client>> stage_clients_;
+  std::vector<std::unique_ptr<statemachine::BlockingClient>> blocking_clients_;
+  std::vector<Cores::Entry> own_stages_;
+  std::unique_ptr<Cores> cores_;
+};
+
+}  // namespace annulus::tools

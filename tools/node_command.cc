@@ -1,0 +1,132 @@
+#include "tools/node_command.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+
+#include "tools/config.h"
+#include "tools/config_command.h"
+#include "tools/node.h"
+#include "tools/signals.h"
+#include "tools/telemetry.h"
+#include "tools/transports.h"
+
+namespace annulus::tools {
+namespace {
+
+struct Arguments {
+  std::string file;
+  std::string name;
+  bool bootstrap = false;
+};
+
+/// The configuration's node of that name, of a kind that the subcommand runs.
+Result<const NodeConfig*> find_node(const Config& config, const Arguments& arguments,
+                                    bool proxy_only) {
+  const NodeConfig* node = config.cluster.find(arguments.name);
+  if (node == nullptr) {
+    std::vector<std::string> names;
+    for (const NodeConfig& one : config.cluster.nodes) names.push_back(one.name);
+    const std::string near = nearest_name(arguments.name, names);
+    return Error{config.path + ": has no node '" + arguments.name + "'; " +
+                 (near.empty() ? "its nodes are: " + config.cluster.names()
+                               : "did you mean '" + near + "'?")};
+  }
+  if (proxy_only && node->kind != NodeKind::kProxy) {
+    return Error{config.path + ": '" + node->name + "' is a " + to_string(node->kind) +
+                 "; start it with: annulus node --config " + config.path + " --name " + node->name};
+  }
+  return node;
+}
+
+/// What the operator should know of how the node runs.
+void print_start(const NodeConfig& node, const Config& config, const Cores& cores,
+                 const TelemetryServer& telemetry, bool bootstrap) {
+  for (const std::string& warning : config.warnings) {
+    std::fprintf(stderr, "warning: %s\n", warning.c_str());
+  }
+  std::printf("%s: %s %u of cluster %016llx at %s, transport %s, mode %s, durability memory\n",
+              node.name.c_str(), to_string(node.kind), consensus::raw(node.id),
+              static_cast<unsigned long long>(config.cluster.id),
+              dataplane::to_string(node.address).c_str(), to_string(config.cluster.transport),
+              to_string(config.cluster.mode));
+  if (node.kind == NodeKind::kAcceptor && !bootstrap) {
+    std::printf(
+        "%s: started without --bootstrap: its votes are lost with its memory, so it stays "
+        "mute\n",
+        node.name.c_str());
+  }
+  std::printf("%stelemetry %s\nready\n", cores.text().c_str(), telemetry.path().c_str());
+  std::fflush(stdout);
+}
+
+Status run(const Config& config, const NodeConfig& node, bool bootstrap) {
+  // Before the transport: DPDK starts threads, which must inherit the mask.
+  const StopSignals signals;
+  auto transport = open_transport(config.cluster, node);
+  if (!transport) return transport.error();
+  const consensus::Configuration ring = ring_configuration(config.cluster);
+  std::vector<std::unique_ptr<Node>> nodes;
+  auto made = make_node({.cluster = config.cluster,
+                         .ring = ring,
+                         .node = node,
+                         .transport = *transport.value(),
+                         .bootstrap = bootstrap},
+                        service_factory(config.cluster.services));
+  if (!made) return made.error();
+  nodes.push_back(std::move(made).value());
+
+  auto cores = Cores::plan(Cores::entries(nodes), config.process, host_of(config.cluster, node));
+  if (!cores) return Error{config.path + ": " + cores.error().message};
+
+  dataplane::Registry registry;
+  nodes.front()->add_counters(registry);
+  cores.value()->add_counters(registry);
+  auto telemetry =
+      TelemetryServer::start(registry, node.name, config.process.runtime, config.process.metrics);
+  if (!telemetry) return telemetry.error();
+  cores.value()->start();
+  print_start(node, config, *cores.value(), *telemetry.value(), bootstrap);
+  telemetry.value()->serve(signals.descriptor(), -1);
+  cores.value()->stop();
+  return {};
+}
+
+int run_command(const Arguments& arguments, bool proxy_only) {
+  const Result<Config> config = load_config(arguments.file);
+  if (!config) {
+    print_error(config.error().message);
+    return 1;
+  }
+  const Result<const NodeConfig*> node = find_node(*config, arguments, proxy_only);
+  if (!node) {
+    print_error(node.error().message);
+    return 1;
+  }
+  if (const Status status = run(*config, **node, arguments.bootstrap); !status) {
+    print_error(status.error().message);
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_node_commands(CLI::App& app, int& status) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* node = app.add_subcommand(
+      "node", "Run one node with the role the configuration gives it, until SIGINT or SIGTERM");
+  CLI::App* proxy = app.add_subcommand(
+      "proxy", "Run one proxy: Redis clients on its 'listen' address, until SIGINT or SIGTERM");
+  for (CLI::App* command : {node, proxy}) {
+    command->add_option("--config", arguments->file, "Configuration file")->required();
+    command->add_option("--name", arguments->name, "The node's name there")->required();
+  }
+  node->add_flag("--bootstrap", arguments->bootstrap,
+                 "Create the cluster: its acceptors have never voted. Once in a cluster's life, on "
+                 "all acceptors");
+  node->callback([arguments, &status] { status = run_command(*arguments, false); });
+  proxy->callback([arguments, &status] { status = run_command(*arguments, true); });
+}
+
+}  // namespace annulus::tools
