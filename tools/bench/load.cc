@@ -15,11 +15,8 @@ using statemachine::Completion;
 using statemachine::SessionHandle;
 using statemachine::SubmitOutcome;
 
-Load::Load(const LoadOptions& options, const statemachine::ClientOptions& client_options,
-           const consensus::Configuration& configuration, dataplane::Transport& transport)
+Load::Load(const LoadOptions& options)
     : options_(options),
-      client_(std::make_unique<statemachine::Client>(client_options, configuration, transport,
-                                                     static_cast<CompletionSink&>(*this))),
       chooser_(options.distribution, std::max<std::uint64_t>(options.keys, 2), options.seed),
       tokens_(std::bit_ceil(std::uint64_t{options.clients} * options.window)),
       in_flight_(std::uint64_t{options.clients} * options.window),
@@ -27,14 +24,18 @@ Load::Load(const LoadOptions& options, const statemachine::ClientOptions& client
       value_(options.value_bytes) {
   deferred_.reserve(in_flight_.size());
   for (std::uint32_t i = 0; i < in_flight_.size(); ++i) free_.push_back(i);
-  for (std::uint32_t i = 0; i < options.clients; ++i) {
-    auto session = client_->open_session(std::bit_ceil(options.window));
-    CHECK(session.ok());
-    sessions_.push_back(*session);
-  }
   // Places of all sessions in turn, so that a burst is spread over them.
   for (std::uint32_t w = 0; w < options.window; ++w) {
     for (std::uint32_t s = 0; s < options.clients; ++s) tokens_[token_tail_++] = s;
+  }
+}
+
+void Load::attach(statemachine::Client& client) {
+  client_ = &client;
+  for (std::uint32_t i = 0; i < options_.clients; ++i) {
+    auto session = client_->open_session(std::bit_ceil(options_.window));
+    CHECK(session.ok());
+    sessions_.push_back(*session);
   }
 }
 

@@ -56,8 +56,10 @@ enum class LoadCounter : std::uint8_t {
 
 class Load final : public dataplane::Stage, private statemachine::CompletionSink {
  public:
-  Load(const LoadOptions& options, const statemachine::ClientOptions& client_options,
-       const consensus::Configuration& configuration, dataplane::Transport& transport);
+  explicit Load(const LoadOptions& options);
+  /// Where the load goes: a client whose completions come here, and which has no other sessions.
+  void attach(statemachine::Client& client);
+  CompletionSink& sink() { return *this; }
 
   dataplane::PollResult poll(Nanos now, std::uint32_t budget) override;
   const char* name() const override { return "client"; }
@@ -76,7 +78,6 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
   const dataplane::Counters<LoadCounter>& counters() const { return counters_; }
   /// From submit, or from the intended start in open loop, to the checked reply.
   const dataplane::Histogram& latency() const { return latency_; }
-  const statemachine::Client& client() const { return *client_; }
 
  private:
   enum class Op : std::uint8_t { kRead, kUpdate, kInsert, kScan, kReadModifyWrite, kRemove };
@@ -104,7 +105,7 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
   std::uint64_t btree_key(std::uint64_t record) const;
 
   const LoadOptions options_;
-  std::unique_ptr<statemachine::Client> client_;
+  statemachine::Client* client_ = nullptr;
   KeyChooser chooser_;
   std::vector<statemachine::SessionHandle> sessions_;
   std::vector<std::uint32_t> tokens_;  // sessions with room, a ring: one entry a free place
