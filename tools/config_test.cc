@@ -154,7 +154,8 @@ TEST(ConfigMistakes, NodeNameThatIsNoFileName) {
 TEST(ConfigMistakes, CoreThatDoesNotExist) {
   expect_error(std::string(kThree) + "[cores]\nworker = \"4000\"\n",
                "c.toml:30: ", "this machine has cores 0");
-  expect_error(std::string(kThree) + "[cores]\nworker = \"1-\"\n", "c.toml:30: ", "CPU list");
+  expect_error(std::string(kThree) + "[cores]\nworker = \"1-\"\n",
+               "c.toml:30: ", "not a list of CPUs");
 }
 
 TEST(ConfigMistakes, RingWithoutMajority) {
