@@ -103,9 +103,12 @@ statemachine::ClientOptions Cluster::next_client(dataplane::LocalTransport*& tra
   return client_options(config_, consensus::kNoNode);
 }
 
-statemachine::Client& Cluster::make_client(statemachine::CompletionSink& sink) {
+statemachine::Client& Cluster::make_client(
+    statemachine::CompletionSink& sink,
+    const std::function<void(statemachine::ClientOptions&)>& adjust) {
   dataplane::LocalTransport* transport = nullptr;
-  const statemachine::ClientOptions options = next_client(transport);
+  statemachine::ClientOptions options = next_client(transport);
+  if (adjust) adjust(options);
   stage_clients_.push_back(
       std::make_unique<statemachine::Client>(options, ring_, *transport, sink));
   statemachine::Client& client = *stage_clients_.back();

@@ -17,6 +17,7 @@
 // is in its memory.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,7 +54,10 @@ class Cluster {
   // Before start():
   /// A client that the caller polls from a stage of its own, or gives to add_stage() to have it
   /// polled by itself. `sink` is called by whoever polls.
-  statemachine::Client& make_client(statemachine::CompletionSink& sink);
+  /// `adjust` may change what the cluster's configuration proposes.
+  statemachine::Client& make_client(
+      statemachine::CompletionSink& sink,
+      const std::function<void(statemachine::ClientOptions&)>& adjust = {});
   /// A client for one calling thread at a time.
   statemachine::BlockingClient& make_blocking_client();
   /// Serves Redis clients on `listen`. Needs `service_names`.

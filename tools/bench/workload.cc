@@ -82,8 +82,6 @@ tools::ClusterOptions cluster_options(const WorkloadOptions& options) {
   cluster.mode = options.mode;
   cluster.dissemination = options.dissemination;
   cluster.mtu = options.mtu;
-  cluster.limits.session_window =
-      std::max(cluster.limits.session_window, std::bit_ceil(options.load.window));
   const std::uint32_t memory = service_memory_mb(options.load);
   const bool kv = options.load.service == ServiceKind::kKv;
   cluster.service_names = {{"kv", kv ? memory : 64}, {"btree", kv ? 64 : memory}};
@@ -104,26 +102,26 @@ std::map<std::string, std::string> describe(const WorkloadOptions& options) {
   share("% read-modify-write", mix.read_modify_write);
   share("% remove", mix.remove);
   constexpr const char* kDistributions[] = {"uniform", "zipfian", "latest"};
-  return {{"service", options.load.service == ServiceKind::kKv ? "kv" : "btree"},
-          {"mix", shares},
-          {"distribution", kDistributions[static_cast<int>(options.load.distribution)]},
-          {"key_bytes", std::to_string(options.load.key_bytes)},
-          {"value_bytes", std::to_string(options.load.value_bytes)},
-          {"keys", std::to_string(options.load.keys)},
-          {"batch", std::to_string(options.batch)},
-          {"clients", std::to_string(options.load.clients)},
-          {"window", std::to_string(options.load.window)},
-          {"rate", options.load.rate > 0 ? std::to_string(options.load.rate) : "closed loop"},
-          {"mode", tools::to_string(options.mode)},
-          {"dissemination", tools::to_string(options.dissemination)},
-          {"durability", "memory"},
-          {"transport", "local"},
-          {"mtu", std::to_string(options.mtu)},
-          {"acceptors", std::to_string(options.acceptors)},
-          {"replicas", std::to_string(options.replicas)},
-          {"seconds", std::to_string(options.seconds)},
-          {"cores", std::to_string(dataplane::this_host().cpus.size()) +
-                        ", load generator included"}};
+  return {
+      {"service", options.load.service == ServiceKind::kKv ? "kv" : "btree"},
+      {"mix", shares},
+      {"distribution", kDistributions[static_cast<int>(options.load.distribution)]},
+      {"key_bytes", std::to_string(options.load.key_bytes)},
+      {"value_bytes", std::to_string(options.load.value_bytes)},
+      {"keys", std::to_string(options.load.keys)},
+      {"batch", std::to_string(options.batch)},
+      {"clients", std::to_string(options.load.clients)},
+      {"window", std::to_string(options.load.window)},
+      {"rate", options.load.rate > 0 ? std::to_string(options.load.rate) : "closed loop"},
+      {"mode", tools::to_string(options.mode)},
+      {"dissemination", tools::to_string(options.dissemination)},
+      {"durability", "memory"},
+      {"transport", "local"},
+      {"mtu", std::to_string(options.mtu)},
+      {"acceptors", std::to_string(options.acceptors)},
+      {"replicas", std::to_string(options.replicas)},
+      {"seconds", std::to_string(options.seconds)},
+      {"cores", std::to_string(dataplane::this_host().cpus.size()) + ", load generator included"}};
 }
 
 void summarise(const Reading& before, const Reading& after, Result& result) {
