@@ -112,9 +112,9 @@ def gtest_cases(path, name, counts):
     return True
 
 
-def run_limited(command, environment, seconds):
+def run_limited(command, directory, environment, seconds):
     """Output and exit status of a command; it and all it started are killed when time is up."""
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment},
+    process = subprocess.Popen(command, cwd=directory, env={**os.environ, **environment},
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, start_new_session=True)
     try:
@@ -132,7 +132,8 @@ def run_test(build, test):
     results.unlink(missing_ok=True)
     environment = {**build.environment, **test["env"], "GTEST_OUTPUT": f"xml:{results}"}
     begun = time.monotonic()
-    output, code = run_limited(test["cmd"], environment,
+    # Where meson would run it: programs among its arguments are named from there.
+    output, code = run_limited(test["cmd"], ROOT / build.directory, environment,
                                test["timeout"] * build.timeout_multiplier)
     seconds = time.monotonic() - begun
     verdict = "ok" if code == 0 else "skipped" if code == 77 else f"FAILED ({code})"
