@@ -28,6 +28,11 @@ Proposer::Proposer(const ProposerOptions& options, const Configuration& configur
   CHECK(std::has_single_bit(options.window) && options.credit_first > 0);
   CHECK(!configuration.learners.empty());
   CHECK(options.client_server || !configuration.acceptors.empty());
+  const std::uint64_t wanted = raw(options.partitions);
+  for (std::uint16_t i = 0; i < configuration.learners.size(); ++i) {
+    if ((raw(configuration.learners[i].partitions) & wanted) == wanted) answerers_.push_back(i);
+  }
+  CHECK(!answerers_.empty());
 }
 
 NodeId Proposer::target() const {
@@ -41,18 +46,18 @@ Endpoint Proposer::target_endpoint() const {
 }
 
 std::uint16_t Proposer::next_replier(Nanos now) {
-  const auto count = static_cast<std::uint32_t>(configuration_.learners.size());
+  const auto count = static_cast<std::uint32_t>(answerers_.size());
   if (options_.client_server) return 0;
   for (std::uint32_t i = 0; i < count; ++i) {
     replier_ = replier_ + 1 == count ? 0 : replier_ + 1;
-    Nanos& suspected = suspected_until_[replier_];
+    Nanos& suspected = suspected_until_[answerers_[replier_]];
     if (suspected > now) continue;
     // One value finds out whether it answers again; the others go on avoiding it.
     if (suspected != 0) suspected = now + kSuspicion;
-    return static_cast<std::uint16_t>(replier_);
+    return answerers_[replier_];
   }
   replier_ = replier_ + 1 == count ? 0 : replier_ + 1;
-  return static_cast<std::uint16_t>(replier_);
+  return answerers_[replier_];
 }
 
 void Proposer::propose(const Value& value, Slice bytes, std::uint16_t replier, Nanos now,
@@ -100,15 +105,18 @@ void Proposer::send_submit(Outstanding& value, Nanos now, Effects& effects) {
 
 void Proposer::send_query(Outstanding& value, Nanos now, Effects& effects) {
   // In turn, starting after the one that should have replied; it is asked again as the last.
-  const auto learners = static_cast<std::uint32_t>(configuration_.learners.size());
   if (value.queries == 0 && !options_.client_server) {
     Nanos& suspected = suspected_until_[value.replier];
     if (suspected <= now) counters_[ProposerCounter::kSuspected].add();
     suspected = now + kSuspicion;
   }
   ++value.queries;
-  const std::uint32_t asked =
-      options_.client_server ? 0 : (value.replier + value.queries) % learners;
+  std::uint32_t asked = 0;
+  if (!options_.client_server) {
+    const auto first = std::find(answerers_.begin(), answerers_.end(), value.replier);
+    const auto position = static_cast<std::size_t>(first - answerers_.begin());
+    asked = answerers_[(position + value.queries) % answerers_.size()];
+  }
   send_fragments(configuration_.learners[asked].endpoint, MessageType::kQuery, Query{}, value,
                  effects);
   counters_[ProposerCounter::kQueries].add();
@@ -155,8 +163,8 @@ void Proposer::switch_target(std::uint32_t acceptor, Nanos now) {
   // What another coordinator received is unknown to this one.
   received_below_ = oldest_;
   for (std::uint64_t sequence = oldest_; sequence < next_; ++sequence) {
+    // Answered ones too: it orders without gaps, and starts from the oldest.
     Outstanding& slot = at(sequence);
-    if (slot.due == kNever) continue;
     slot.unsent = true;
     schedule(slot, now);
   }
@@ -179,7 +187,6 @@ void Proposer::on_replied(std::uint64_t sequence, Nanos now) {
   }
   slot.done = true;
   slot.due = kNever;
-  slot.bytes.reset();
   while (oldest_ < next_ && at(oldest_).done) release(at(oldest_++));
 }
 
@@ -202,8 +209,8 @@ Nanos Proposer::poll(Nanos now, Effects& effects) {
   for (std::uint64_t sequence = oldest_; sequence < next_; ++sequence) {
     Outstanding& slot = at(sequence);
     if (slot.due == kNever) continue;
-    if (slot.done && received(sequence)) {  // abandoned, and nothing waits for it
-      release(slot);
+    if (slot.done && received(sequence)) {
+      slot.due = kNever;  // kept, for another coordinator may lack it
       continue;
     }
     if (slot.due <= now) {
@@ -224,14 +231,15 @@ void Proposer::on_time_up(Outstanding& slot, bool oldest_missing, Nanos now, Eff
     return;
   }
   const bool missing = !received(slot.value.id.sequence);
-  if (missing && oldest_missing && ++silent_ > kSilentMax && !options_.client_server) {
+  // The coordinator orders without gaps, so those behind the oldest missing one are late because it
+  // is: repeating them as well would only add load. Every fourth time each is repeated anyway: what
+  // was received may have been lost with a coordinator, and a new one grants credit in answer only.
+  const bool repeat = (missing && oldest_missing) || slot.timeouts % 4 == 3;
+  if (repeat && ++silent_ > kSilentMax && !options_.client_server) {
     counters_[ProposerCounter::kTargetSilent].add();
     switch_target((target_ + 1) % static_cast<std::uint32_t>(configuration_.acceptors.size()), now);
   }
-  // The coordinator orders without gaps, so those behind the oldest missing one are late because it
-  // is: repeating them as well would only add load. Every fourth time they are repeated anyway, and
-  // so is what was received: by a coordinator that was deposed before it had ordered it, perhaps.
-  if ((missing && oldest_missing) || slot.timeouts % 4 == 3) {
+  if (repeat) {
     counters_[ProposerCounter::kRetransmitted].add();
     slot.repeated = true;
     send_submit(slot, now, effects);

@@ -17,7 +17,8 @@ namespace annulus::consensus {
 struct ProposerOptions {
   NodeId node = kNoNode;
   std::uint64_t epoch = 0;
-  std::uint32_t window = 64;              // values outstanding; a power of two
+  PartitionMask partitions = kAllPartitions;  // learners that hold all of these may answer
+  std::uint32_t window = 64;                  // values outstanding; a power of two
   std::uint32_t credit_first = 16;        // values past the last answered one that need no credit
   std::uint32_t frame_bytes_max = 1'252;  // of the transport
   Nanos retransmit_after = 20 * kMillisecond;  // until delays have been measured
@@ -127,7 +128,8 @@ class Proposer {
   std::uint32_t target_ = 0;          // acceptor index
   std::uint32_t silent_ = 0;          // timeouts since anything was heard
   std::uint32_t replier_ = 0;
-  std::vector<Nanos> suspected_until_;  // by learner
+  std::vector<Nanos> suspected_until_;    // by learner
+  std::vector<std::uint16_t> answerers_;  // learners that hold every partition concerned
   QuantileEstimate reply_delay_;
   Nanos reply_mean_;
   Nanos next_due_ = kNever;

@@ -18,6 +18,12 @@ namespace {
 
 constexpr std::uint32_t kBlockBytes = 1u << 20;
 
+/// Places for values. Half are for those that are ordered again: answered values keep theirs until
+/// the oldest is answered, which may be the very one that waits for a place.
+std::uint32_t windows(const ClientOptions& options) {
+  return 2 * std::bit_ceil(options.batches_in_flight);
+}
+
 ClientOptions complete(ClientOptions options) {
   while (options.epoch == 0) {
     CHECK(getrandom(&options.epoch, sizeof options.epoch, 0) == sizeof options.epoch);
@@ -37,14 +43,15 @@ Client::Impl::Impl(const ClientOptions& options, const consensus::Configuration&
             configuration, options_.value_bytes_max),
       proposer_({.node = options_.node,
                  .epoch = options_.epoch,
-                 .window = std::bit_ceil(options_.batches_in_flight),
+                 .partitions = options_.partitions,
+                 .window = windows(options_),
                  .frame_bytes_max = transport.frame_bytes_max(),
                  .retransmit_after = options_.retransmit_after,
                  .client_server = options_.client_server},
                 configuration),
       sessions_(options_.sessions_max, options_.session_window_max),
       assembly_(16),
-      batches_(std::bit_ceil(options_.batches_in_flight)) {
+      batches_(windows(options_)) {
   CHECK(options_.batch_commands > 0 && options_.batch_commands <= kCommandsPerBatchMax);
   CHECK(options_.value_bytes_max <= kBlockBytes && options_.buffer_bytes >= 4 * kBlockBytes);
   CHECK(options_.value_bytes_max <=
@@ -90,8 +97,8 @@ void Client::Impl::close_session(SessionHandle handle) {
   if (!known && session.state == SessionState::kClosed) session.id = 0;
 }
 
-bool Client::Impl::begin_batch(Nanos now) {
-  if (proposer_.outstanding() == batches_.size()) return false;
+bool Client::Impl::begin_batch(std::size_t in_flight_max, Nanos now) {
+  if (proposer_.outstanding() >= in_flight_max) return false;
   if (arena_.room() < options_.value_bytes_max && !arena_.next_block()) return false;
   Batch& batch = filling();
   batch.sequence = proposer_.next_sequence();
@@ -113,7 +120,7 @@ bool Client::Impl::make_room(std::uint32_t bytes, Nanos now) {
     if (!proposer_.can_propose()) return false;
     propose_batch(now);
   }
-  return begin_batch(now);
+  return begin_batch(batches_.size() / 2, now);
 }
 
 Client::Impl::Pending* Client::Impl::append(const CommandHeader& header,
@@ -181,20 +188,25 @@ void Client::Impl::propose_batch(Nanos now) {
   if (effects_.room() < Effects::kPerStepMax) port_.send(now, effects_);
   const dataplane::Endpoint me = transport_.endpoint();
   const std::uint16_t replier = proposer_.next_replier(now);
+  // Session tables are the same everywhere, so that a session's id is.
+  const bool sessions =
+      std::any_of(batch.commands.begin(), batch.commands.begin() + batch.count,
+                  [](const Pending& each) { return each.kind != Kind::kCommand; });
+  const consensus::PartitionMask mask = sessions ? consensus::kAllPartitions : options_.partitions;
   auto& header = *reinterpret_cast<BatchHeader*>(arena_.at());
   header = {.version = kBatchVersion,
             .count = static_cast<std::uint16_t>(batch.count),
             .proposer = raw(options_.node),
             .epoch = options_.epoch,
             .sequence = batch.sequence,
-            .mask = raw(consensus::kAllPartitions),
+            .mask = raw(mask),
             .reply_address = me.address,
             .reply_port = me.port,
             .replier = replier};
   batch.bytes = arena_.commit(used_);
   const consensus::Value value{{options_.node, options_.epoch, batch.sequence},
                                dataplane::hash_bytes(batch.bytes.bytes()),
-                               consensus::kAllPartitions,
+                               mask,
                                used_};
   counters_[ClientCounter::kBatches].add();
   counters_[ClientCounter::kBatchBytes].add(used_);

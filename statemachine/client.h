@@ -26,6 +26,8 @@ struct ClientOptions {
   std::uint16_t ring = 0;
   consensus::NodeId node = consensus::kNoNode;  // set for proxies the config lists
   std::uint64_t epoch = 0;                      // 0: 64 random bits from the system
+  // What its commands concern; sessions concern all. A replica that holds all of it replies.
+  consensus::PartitionMask partitions = consensus::kAllPartitions;
   std::uint32_t sessions_max = 64;
   std::uint32_t session_window_max = 1'024;  // a power of two, at most kSessionWindowMax
   std::uint32_t batch_commands = 50;         // a batch closes at this many commands,

@@ -61,7 +61,7 @@ class Client::Impl {
   Batch& at(std::uint64_t sequence) { return batches_[sequence & (batches_.size() - 1)]; }
   Batch& filling() { return at(proposer_.next_sequence()); }
 
-  bool begin_batch(Nanos now);
+  bool begin_batch(std::size_t in_flight_max, Nanos now);
   bool make_room(std::uint32_t bytes, Nanos now);
   Pending* append(const CommandHeader& header, std::span<std::byte>& body);
   bool batch_due(Nanos now) const;

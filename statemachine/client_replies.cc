@@ -212,7 +212,7 @@ void Client::Impl::check_unanswered(Nanos now) {
       if (!proposer_.can_propose()) return;
       propose_batch(now);
     }
-    if (!proposer_.can_propose() || !begin_batch(now)) return;
+    if (!proposer_.can_propose() || !begin_batch(batches_.size(), now)) return;
     reorder(at(sequence), now);
   }
 }
