@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "dataplane/defect.h"
 #include "dataplane/hash.h"
 
 namespace annulus::consensus {
@@ -57,6 +58,7 @@ void Acceptor::send_phase1b(const Endpoint& to, Ballot ballot, Instance chosen_b
     answer = dataplane::hash_bytes(std::as_bytes(std::span(&entry, 1)), answer);
     ++total;
   }
+  if (DEFECT(kPhase1ForgetsAccepted)) total = 0;
   const std::uint32_t parts = std::max(1u, (total + kPhase1BEntriesMax - 1) / kPhase1BEntriesMax);
   Instance next = from;
   for (std::uint32_t part = 0; part < parts; ++part) {
@@ -115,7 +117,7 @@ Acceptor::Accepted Acceptor::accepted(Instance instance) const {
 void Acceptor::on_phase2a(const Received& in, Nanos now, Effects& effects) {
   const auto& m = message<Phase2A>(in.frame);
   const Ballot ballot{m.ballot.get()};
-  if (ballot < promised_) {
+  if (ballot < promised_ && !DEFECT(kAcceptorForgetsPromise)) {
     counters_[AcceptorCounter::kDropStaleBallot].add();
     effects.send_now(in.from, MessageType::kReject, Reject{raw(promised_), m.ballot});
     return;
@@ -170,7 +172,8 @@ bool Acceptor::take_fragment(Slot& place, Ballot ballot, const Value& value,
         place.route = route;
         if (place.pull_at == 0) place.pull_at = now + kPullFirst;
         schedule(place.pull_at);
-        return false;
+        if (!DEFECT(kAcceptorVotesWithoutValue)) return false;
+        break;
       case AssemblyOutcome::kDuplicate:
         return false;
       case AssemblyOutcome::kMismatch:
@@ -373,7 +376,8 @@ void Acceptor::on_decided(const Decided& decided, Nanos now) {
   decided_ = decided;
   for (Instance i = std::max(from, chosen_below_); i < decided.below && i < accepted_below_; ++i) {
     Slot& place = slot(i);
-    if (place.instance != i || place.ballot != decided.ballot || place.chosen) continue;
+    if (place.instance != i || place.chosen) continue;
+    if (place.ballot != decided.ballot && !DEFECT(kDecisionAcrossBallots)) continue;
     place.chosen = true;
     if (place.voted_at == 0) ring_delay_.record(now - place.accepted_at);
     if (place.voted_at != 0) ring_delay_.record_late();

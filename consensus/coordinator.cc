@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "dataplane/defect.h"
+
 namespace annulus::consensus {
 namespace {
 
@@ -157,7 +159,8 @@ void Coordinator::add_votes(Instance instance, AcceptorSet votes, Nanos now) {
   if (place.decided) return;
   const std::uint32_t members = (1u << configuration_.acceptors.size()) - 1;
   place.votes = AcceptorSet{(raw(place.votes) | raw(votes)) & members};
-  if (size(place.votes) < configuration_.majority()) return;
+  const int needed = configuration_.majority() - (DEFECT(kQuorumOneTooFew) ? 1 : 0);
+  if (size(place.votes) < needed) return;
   place.decided = true;
   counters_[CoordinatorCounter::kDecided].add();
   note_decided(place, now);

@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "consensus/coordinator.h"
+#include "dataplane/defect.h"
 
 namespace annulus::consensus {
 namespace {
@@ -18,7 +19,8 @@ constexpr std::uint32_t kCollectRoundsMax = 20;
 void Coordinator::start(Nanos now, Effects& effects) {
   const Ballot highest = std::max(highest_seen_, acceptor_.promised());
   observe(make_ballot(round_of(highest) + 1, self_id()));  // ends an earlier term of its own
-  ballot_ = make_ballot(round_of(highest) + 1, self_id());
+  ballot_ = make_ballot(round_of(highest) + 1,
+                        DEFECT(kBallotNotUnique) ? configuration_.acceptors[0].id : self_id());
   counters_[CoordinatorCounter::kElectionsStarted].add();
   CHECK(acceptor_.promise(ballot_));
   state_ = State::kPhase1;
@@ -53,7 +55,9 @@ void Coordinator::merge(Instance instance, Ballot ballot, const Value& value,
                         std::uint32_t holder) {
   Recovered& place = recovered(instance);
   // A lower instance in the same place is one that another acceptor knows chosen.
-  if (place.instance > instance || (place.instance == instance && place.ballot >= ballot)) return;
+  const bool better =
+      DEFECT(kPhase1PicksLowestBallot) ? ballot < place.ballot : ballot > place.ballot;
+  if (place.instance > instance || (place.instance == instance && !better)) return;
   place.instance = instance;
   place.ballot = ballot;
   place.holder = holder;
@@ -84,7 +88,8 @@ void Coordinator::on_phase1b(const Received& in, Nanos now, Effects& effects) {
 
 void Coordinator::count_promise(std::uint32_t acceptor, Nanos now, Effects& effects) {
   promises_ = promises_ | just(acceptor);
-  if (size(promises_) >= configuration_.majority()) finish_phase1(now, effects);
+  const int needed = configuration_.majority() - (DEFECT(kPhase1MinorityEnough) ? 1 : 0);
+  if (size(promises_) >= needed && state_ == State::kPhase1) finish_phase1(now, effects);
 }
 
 void Coordinator::finish_phase1(Nanos now, Effects& effects) {
@@ -99,6 +104,10 @@ void Coordinator::finish_phase1(Nanos now, Effects& effects) {
     if (place.instance != i) {
       place.instance = i;
       place.assembly.set(kNoopValue, {});
+      if (DEFECT(kHoleFilledWithCommand) && streams_.front() != nullptr) {
+        place.assembly.set(streams_.front()->value, streams_.front()->bytes);
+        streams_.pop();
+      }
       counters_[CoordinatorCounter::kHolesFilled].add();
       continue;
     }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "dataplane/defect.h"
+
 namespace annulus::consensus {
 namespace {
 
@@ -95,7 +97,8 @@ void Learner::add_fragment(Slot& place, const Value& value, const Fragment& frag
 }
 
 void Learner::mark_chosen(Slot& place, Nanos now) {
-  if (place.chosen || place.ballot == kNoBallot || place.ballot != decided_.ballot) return;
+  if (place.chosen || place.ballot == kNoBallot) return;
+  if (place.ballot != decided_.ballot && !DEFECT(kLearnerTakesLatestValue)) return;
   if (place.instance < decided_.from || place.instance >= decided_.below) return;
   place.chosen = true;
   if (place.pulls == 0) decision_delay_.record(now - place.first_seen);
@@ -151,6 +154,15 @@ void Learner::on_trimmed(const Trimmed& trimmed) {
 bool Learner::next(Delivery& delivery) {
   while (true) {
     Slot& place = slot(next_);
+    if (DEFECT(kSkipUndecidedMask) && place.instance == next_ && place.ballot != kNoBallot &&
+        !needs_bytes(place)) {
+      ++next_;
+      continue;
+    }
+    if (DEFECT(kReplyBeforePrefix) && place.instance != next_ && slot(next_ + 1).chosen) {
+      ++next_;
+      continue;
+    }
     if (place.instance != next_ || !place.chosen) return false;
     const Value& value = place.assembly.value();
     const bool concerns = intersects(value.mask, options_.partitions);

@@ -16,7 +16,7 @@ enum class Defect : std::uint8_t {
   kAcceptorVotesWithoutValue,  // forwards a Phase 2B although a fragment of the value is missing
   kAcceptorForgetsPromise,     // accepts a Phase 2A below the promised ballot
   kQuorumOneTooFew,            // the coordinator decides with one vote less than a majority
-  kQuorumCountsDuplicates,     // votes are counted as they come, not as a set of acceptors
+  kBallotNotUnique,            // T2: two coordinators make the same ballot
   kDecisionAcrossBallots,      // the watermark of one ballot decides values of another
   kHoleFilledWithCommand,      // T7: a new coordinator puts a waiting command into a hole
   kPhase1PicksLowestBallot,    // re-proposes the accepted value of the lowest ballot
@@ -42,7 +42,7 @@ constexpr std::array<const char*, static_cast<std::size_t>(Defect::kCount)> kDef
     "acceptor-votes-without-value",
     "acceptor-forgets-promise",
     "quorum-one-too-few",
-    "quorum-counts-duplicates",
+    "ballot-not-unique",
     "decision-across-ballots",
     "hole-filled-with-command",
     "phase1-picks-lowest-ballot",

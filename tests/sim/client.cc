@@ -53,10 +53,17 @@ void SimClient::retire(Session& session, Nanos now) {
 }
 
 void SimClient::draw_next() {
-  const std::string writer = "<" + std::to_string(options_.index) + "." +
-                             std::to_string(history_.operations.size() + 1) + ">";
+  history_.writers.push_back(0);
+  next_writer_ = history_.writers.size();
+  const std::string writer =
+      "<" + std::to_string(options_.index) + "." + std::to_string(next_writer_) + ">";
   next_session_ = rng_.below(sessions_.size());
-  next_ = options_.across ? workload_.draw_across(writer) : workload_.draw(options_.space, writer);
+  // A session's first command writes its writer's name, so that the session can be told.
+  do {
+    next_ =
+        options_.across ? workload_.draw_across(writer) : workload_.draw(options_.space, writer);
+  } while (!sessions_[next_session_].used &&
+           (next_.read_only || next_.body.find(writer) == std::string::npos));
   has_next_ = true;
 }
 
@@ -85,8 +92,11 @@ bool SimClient::submit_one(Nanos now) {
   recorded.operation = {id, now, kNever, next_.service, next_.body, {}};
   recorded.client = options_.index;
   recorded.read_only = next_.read_only;
+  recorded.log = session.log;
+  history_.writers[next_writer_ - 1] = id;
   history_.operations.push_back(std::move(recorded));
-  if (!next_.read_only) history_.sessions[session.log].operations.push_back(id);
+  history_.sessions[session.log].operations.push_back(id);
+  session.used = true;
   has_next_ = false;
   ++submitted_;
   ++outstanding_;
@@ -130,7 +140,7 @@ void SimClient::on_completions(std::span<const Completion> completions, Nanos no
         continue;  // as far as the checkers go, it never returned
       case CommandStatus::kReplyDropped:
         ++history_.replies_dropped;
-        recorded.reply_known = false;
+        recorded.operation.reply_known = false;
         break;
       case CommandStatus::kNoSuchSession:
       case CommandStatus::kStaleSequence:
@@ -145,9 +155,23 @@ void SimClient::on_completions(std::span<const Completion> completions, Nanos no
 }
 
 std::string SimClient::describe() const {
-  return "client " + std::to_string(options_.index) + ": " + std::to_string(submitted_) + " of " +
-         std::to_string(options_.commands) + " submitted, " + std::to_string(outstanding_) +
-         " outstanding";
+  static constexpr const char* kKinds[] = {"pipelined", "single", "impatient", "churning"};
+  std::string text = "client " + std::to_string(options_.index) + " (" +
+                     kKinds[static_cast<std::size_t>(options_.kind)] +
+                     "): " + std::to_string(submitted_) + " of " +
+                     std::to_string(options_.commands) + " submitted, " +
+                     std::to_string(outstanding_) + " outstanding";
+  if (done()) return text;
+  text += "; sessions";
+  for (const Session& session : sessions_) {
+    text += " " + std::to_string(static_cast<int>(client_.session_state(session.handle)));
+  }
+  const auto& counters = client_.proposer_counters();
+  for (std::size_t i = 0; i < counters.values().size(); ++i) {
+    text += std::string(i == 0 ? "; " : ", ") + counters.names()[i] + " " +
+            std::to_string(counters.values()[i].get());
+  }
+  return text;
 }
 
 }  // namespace annulus::sim

@@ -28,11 +28,11 @@ struct Recorded {
   Operation operation;
   std::uint32_t client = 0;
   bool read_only = false;
-  bool reply_known = true;  // false: executed, but the cached reply had been dropped
+  std::uint64_t log = 0;  // its session's, in History::sessions
 };
 
-/// The commands that change state, of one session, in the order they were submitted: the one at
-/// index i has sequence i + 1.
+/// The commands of one session in the order they were submitted: the one at index i has sequence
+/// i + 1.
 struct SessionLog {
   std::uint32_t client = 0;
   std::vector<std::uint64_t> operations;  // ids
@@ -42,6 +42,8 @@ struct SessionLog {
 struct History {
   std::vector<Recorded> operations;
   std::deque<SessionLog> sessions;
+  /// Numbers that appear in written values, "<client.number>": by number less one, the operation.
+  std::vector<std::uint64_t> writers;
   std::uint64_t completed = 0;
   std::uint64_t unknown = 0;
   std::uint64_t replies_dropped = 0;
@@ -71,7 +73,7 @@ class SimClient final : public dataplane::Stage, public statemachine::Completion
   /// Everything it wanted was submitted and has ended.
   bool done() const { return submitted_ == options_.commands && outstanding_ == 0; }
   std::uint32_t submitted() const { return submitted_; }
-  const statemachine::Client& client() const { return client_; }
+  statemachine::Client& client() { return client_; }
   const SimClientOptions& options() const { return options_; }
   std::string describe() const;
 
@@ -97,6 +99,7 @@ class SimClient final : public dataplane::Stage, public statemachine::Completion
   std::vector<Session> sessions_;
   bool has_next_ = false;
   Draw next_;
+  std::uint64_t next_writer_ = 0;
   std::size_t next_session_ = 0;
   Nanos submit_at_ = 0;
   std::uint32_t burst_left_ = 0;

@@ -1,6 +1,9 @@
 #include "tests/sim/cluster.h"
 
 #include <algorithm>
+#include <cstring>
+
+#include "tests/sim/replay.h"
 
 namespace annulus::sim {
 
@@ -11,6 +14,9 @@ namespace {
 
 constexpr std::uint64_t kCluster = 0x5eed;
 constexpr std::uint64_t kFingerprint = 0xf1;
+constexpr std::uint32_t kClients = 4;
+constexpr std::uint32_t kReplyBytesMax = 128 * 1024;
+constexpr std::uint16_t kAbsentReplica = 0x7fff;  // replies to nobody
 constexpr Endpoint kGroup{0xe0000001, 7'000};
 
 Endpoint endpoint_of(std::uint32_t kind, std::uint32_t index) {
@@ -67,6 +73,8 @@ ClusterPlan draw_plan(Rng& rng) {
   plan.learner_window = std::max(64u, plan.window * pick(rng, {2u, 4u}));
   plan.ring_capacity = pick(rng, {2u, 8u, 64u});
   plan.split_payloads = rng.coin();
+  // Replicas of different partitions see different activity: expiry is for whole ones.
+  if (!plan.partitioned() && rng.coin()) plan.session_idle = rng.between(20, 60) * kMillisecond;
   plan.base.latency_min = rng.between(1, 5) * kMicrosecond;
   plan.base.latency_max = plan.base.latency_min + rng.between(1, 40) * kMicrosecond;
   if (rng.coin()) plan.base.loss_ppm = static_cast<std::uint32_t>(rng.below(20'000));
@@ -103,6 +111,7 @@ Cluster::Cluster(World& world, const ClusterPlan& plan, const LoadPlan& load, Rn
       checker_(configuration_, world.failure()) {
   add_acceptors();
   add_learners();
+  add_clients(load);
   add_raw_clients(load);
   set_links();
   world_.network().observe(&checker_);
@@ -158,8 +167,10 @@ void Cluster::add_learners() {
         options, configuration_, *machine.transport,
         consensus::LearnerNode::Rings{*machine.deliveries, *machine.replies, *machine.proposals});
     machine.node->add_counters(registry_, "learner" + std::to_string(i));
+    machine.tapped = std::make_unique<DeliveryTap::Ring>(plan_.ring_capacity);
+    add_replica(i, machine);
     machine.tap = std::make_unique<DeliveryTap>(
-        i, *machine.deliveries, nullptr, checker_,
+        i, *machine.deliveries, machine.tapped.get(), checker_,
         [this](const consensus::Value& value) {
           for (RawMachine& raw : raw_clients_) {
             if (raw.client->options().identity.epoch == value.id.epoch) {
@@ -169,9 +180,78 @@ void Cluster::add_learners() {
         },
         world_.trace());
     world_.add_stage(machine.node.get(), nodes_, machine.transport->index());
-    world_.add_stage(machine.tap.get(), nodes_++, kNoEnd);
-    stages_ += 2;
+    world_.add_stage(machine.tap.get(), nodes_, kNoEnd);
+    world_.add_stage(&machine.replica->worker, nodes_++, kNoEnd);
+    stages_ += 3;
     learners_.push_back(std::move(machine));
+  }
+}
+
+statemachine::WorkerOptions Cluster::worker_options(std::uint32_t learner) const {
+  statemachine::WorkerOptions options;
+  options.node = learner_id(learner);
+  options.epoch = 1;
+  options.sessions = {256, 1u << 20, 256};
+  options.reply_bytes_max = kReplyBytesMax;
+  options.replies.replica = static_cast<std::uint16_t>(learner);
+  options.replies.frame_bytes_max = plan_.frame_bytes_max;
+  options.recent_values = 256;  // few, so that some queries find nothing and go to the table
+  options.session_idle = plan_.session_idle + learner * kMillisecond;
+  return options;
+}
+
+void Cluster::add_replica(std::uint32_t learner, LearnerMachine& machine) {
+  machine.replica = std::make_unique<Replica>(
+      worker_options(learner),
+      Replica::Rings{*machine.tapped, *machine.replies, *machine.proposals});
+  machine.replica->worker.add_counters(registry_, "learner" + std::to_string(learner));
+}
+
+statemachine::kv::KvOptions Replica::kv_options() { return {kKvService, 256u << 20}; }
+statemachine::btree::BtreeOptions Replica::btree_options() { return {kBtreeService, 64u << 20}; }
+
+SimClientOptions Cluster::client_options(std::uint32_t index, const LoadPlan& load) {
+  SimClientOptions options;
+  options.index = index;
+  options.kind = static_cast<ClientKind>(index % static_cast<std::uint32_t>(ClientKind::kCount));
+  options.client.cluster = kCluster;
+  options.client.epoch = rng_.next() | 1;
+  options.client.batch_commands = pick(rng_, {1u, 4u, 12u, 50u});
+  options.client.batches_in_flight = pick(rng_, {4u, 16u, 64u});
+  options.client.value_bytes_max = plan_.value_bytes_max;
+  options.client.batch_bytes = plan_.value_bytes_max / 2;
+  options.client.session_window_max = 32;
+  options.client.buffer_bytes = 16u << 20;
+  options.client.retransmit_after = pick(rng_, {2, 20}) * kMillisecond;
+  options.client.deadline = 60 * kSecond;
+  options.commands = load.commands / kClients;
+  options.think_max = 2 * load.duration / options.commands;
+  if (!plan_.partitioned()) return options;
+  // Commands of one partition, of the other, across both, and of neither.
+  const std::uint32_t which = index % 4;
+  options.client.partitions = PartitionMask{which < 2 ? which + 1 : 3};
+  if (which < 2) options.space = kPartitionKeys[which];
+  options.across = which == 2;
+  return options;
+}
+
+void Cluster::add_clients(const LoadPlan& load) {
+  // Kinds and partitions are dealt apart, so that each meets each over the seeds.
+  const auto shift = static_cast<std::uint32_t>(rng_.below(kClients));
+  for (std::uint32_t i = 0; load.commands != 0 && i < kClients; ++i) {
+    ClientMachine machine;
+    machine.transport = attach(endpoint_of(2, i), 1'024);
+    SimClientOptions options = client_options(i, load);
+    options.kind =
+        static_cast<ClientKind>((i + shift) % static_cast<std::uint32_t>(ClientKind::kCount));
+    options.workload.value_bytes_max = plan_.value_bytes_max * 5 / 8;
+    client_of_epoch_[options.client.epoch] = i;
+    machine.client = std::make_unique<SimClient>(options, configuration_, *machine.transport,
+                                                 rng_.fork(), history_, world_.trace());
+    machine.client->client().add_counters(registry_, "client" + std::to_string(i));
+    world_.add_stage(machine.client.get(), nodes_++, machine.transport->index());
+    ++stages_;
+    clients_.push_back(std::move(machine));
   }
 }
 
@@ -205,8 +285,9 @@ void Cluster::set_links() {
 }
 
 bool Cluster::clients_done() const {
-  return std::all_of(raw_clients_.begin(), raw_clients_.end(),
-                     [](const RawMachine& machine) { return machine.client->done(); });
+  const auto done = [](const auto& machine) { return machine.client->done(); };
+  return std::all_of(clients_.begin(), clients_.end(), done) &&
+         std::all_of(raw_clients_.begin(), raw_clients_.end(), done);
 }
 
 bool Cluster::caught_up() const {
@@ -214,14 +295,133 @@ bool Cluster::caught_up() const {
   for (const LearnerMachine& machine : learners_) {
     top = std::max(top, machine.node->learner().delivered_below());
     top = std::max(top, machine.node->learner().decided_below());
-    if (machine.deliveries->size() != 0) return false;
+    if (machine.deliveries->size() != 0 || machine.tapped->size() != 0) return false;
   }
   return std::all_of(learners_.begin(), learners_.end(), [&](const LearnerMachine& machine) {
     return machine.node->learner().delivered_below() == top;
   });
 }
 
-void Cluster::check_end() { checker_.check_complete(); }
+void Cluster::check_end() {
+  checker_.check_complete();
+  if (!world_.failure().failed()) check_linearizable();
+  if (!world_.failure().failed()) check_states();
+  if (!world_.failure().failed()) check_memory();
+}
+
+void Cluster::check_linearizable() {
+  Replay replay(history_, client_of_epoch_, world_.failure());
+  replay.run(checker_.order());
+  counted_["history.duplicates_ordered"] = replay.duplicates();
+  counted_["history.repeated_reads"] = replay.repeated_reads();
+  counted_["history.stale_ordered"] = replay.stale();
+  counted_["history.after_close"] = replay.after_close();
+  counted_["history.unjudged"] = replay.unjudged();
+  if (world_.failure().failed()) return;
+  const std::string wrong = check_witness(replay.operations(), replay.placed(), kReplyBytesMax);
+  if (!wrong.empty()) return world_.failure().set("linearizability: " + wrong);
+  // A second opinion, which knows nothing of the order, on the parts short enough for it.
+  for (const auto& part : independent_parts(replay.operations())) {
+    if (part.size() > 40) continue;
+    const Verdict verdict = search_order(part, 20'000, kReplyBytesMax);
+    ++counted_[verdict == Verdict::kGaveUp ? "history.searches_given_up" : "history.searches"];
+    if (verdict == Verdict::kNotLinearizable) {
+      world_.failure().set("linearizability: no order explains the history of " +
+                           describe(part.front()));
+    }
+  }
+}
+
+/// What a replica of these partitions holds that is fed the decided order without a cluster.
+statemachine::StateHashes Cluster::reference_hashes(PartitionMask partitions) {
+  DeliveryTap::Ring deliveries(2);
+  dataplane::SpscRing<consensus::ReplyFrame> replies(2);
+  dataplane::SpscRing<consensus::Proposal> proposals(1);
+  statemachine::WorkerOptions options = worker_options(0);
+  options.replies.replica = kAbsentReplica;
+  options.session_idle = kSecond * 1'000'000;
+  Replica replica(options, {deliveries, replies, proposals});
+  dataplane::BufferPool pool(4, plan_.value_bytes_max);
+  const auto& order = checker_.order();
+  for (std::uint64_t i = 0; i < order.size(); ++i) {
+    if (!order[i].known || !intersects(order[i].value.mask, partitions)) continue;
+    dataplane::Slice bytes = pool.allocate();
+    std::memcpy(bytes.mutable_data(), order[i].bytes.data(), order[i].bytes.size());
+    bytes.truncate(static_cast<std::uint32_t>(order[i].bytes.size()));
+    CHECK(deliveries.push({consensus::DeliveryKind::kDecided, consensus::Instance{i},
+                           order[i].value, std::move(bytes), 0}));
+    replica.worker.poll(0, 1);
+  }
+  statemachine::StateHashes hashes;
+  const std::uint64_t ticket = replica.worker.ask_state_hashes();
+  replica.worker.poll(0, 1);
+  CHECK(replica.worker.state_hashes(ticket, hashes));
+  return hashes;
+}
+
+void Cluster::check_states() {
+  std::map<PartitionMask, std::uint64_t> expected;
+  for (std::uint32_t i = 0; i < learners_.size(); ++i) {
+    const PartitionMask partitions = plan_.learners[i];
+    if (!expected.contains(partitions)) {
+      expected[partitions] = reference_hashes(partitions).recomputed;
+    }
+    statemachine::Worker& worker = learners_[i].replica->worker;
+    statemachine::StateHashes hashes;
+    const std::uint64_t ticket = worker.ask_state_hashes();
+    worker.poll(world_.now(), 1);
+    CHECK(worker.state_hashes(ticket, hashes));
+    world_.trace().mix(TraceEvent::kState, i, hashes.kept, hashes.recomputed);
+    if (hashes.kept != hashes.recomputed) {
+      world_.failure().set("state: replica " + std::to_string(i) +
+                           " keeps other hashes than its segments have");
+    }
+    if (hashes.recomputed != expected[partitions]) {
+      world_.failure().set("state: replica " + std::to_string(i) +
+                           " differs from one that was fed the same order");
+    }
+  }
+}
+
+/// At rest, nodes hold what they retain and nothing else.
+void Cluster::check_memory() {
+  const auto check = [&](const std::string& who, SimTransport& transport, std::uint64_t limit) {
+    const std::uint32_t held = transport.buffers_held();
+    if (held > limit) {
+      world_.failure().set("memory: " + who + " holds " + std::to_string(held) +
+                           " receive buffers at rest, " + std::to_string(limit) + " expected");
+    }
+    if (transport.counters()[dataplane::TransportCounter::kRxDropNoBuffer].get() != 0) {
+      world_.failure().set("memory: " + who + " ran out of receive buffers");
+    }
+  };
+  for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
+    const auto& acceptor = acceptors_[i].node->acceptor();
+    // Every accepted instance, and what clients submitted out of turn.
+    const std::uint64_t retained = acceptor.accepted_below() - acceptor.trimmed_below();
+    check("acceptor " + std::to_string(i), *acceptors_[i].transport, retained + 256);
+  }
+  for (std::uint32_t i = 0; i < learners_.size(); ++i) {
+    check("learner " + std::to_string(i), *learners_[i].transport, 16);
+  }
+  for (std::uint32_t i = 0; i < clients_.size(); ++i) {
+    check("client " + std::to_string(i), *clients_[i].transport, 16);
+  }
+}
+
+void Cluster::count(std::map<std::string, std::uint64_t>& counters) const {
+  for (const auto& [name, value] : counted_) counters[name] += value;
+  counters["history.completed"] = history_.completed;
+  counters["history.unknown"] = history_.unknown;
+  counters["history.replies_dropped"] = history_.replies_dropped;
+  counters["history.refused_by_session"] = history_.refused_by_session;
+  counters["order.delivered"] = checker_.delivered();
+  counters["order.ballots"] = checker_.ballots();
+  counters["order.masked"] = checker_.masked_deliveries();
+  counters["order.repeated_values"] = checker_.repeated_values();
+  counters["order.proposer_reorders"] = checker_.proposer_reorders();
+  counters["raw.retransmitted"] = raw_retransmitted();
+}
 
 std::uint64_t Cluster::raw_retransmitted() const {
   std::uint64_t sum = 0;
@@ -264,6 +464,7 @@ std::string Cluster::describe_unfinished() const {
             std::to_string(raw(learner.decided_below())) +
             (learner.behind_log() ? ", behind the log" : "");
   }
+  for (const ClientMachine& machine : clients_) text += "\n  " + machine.client->describe();
   for (const RawMachine& machine : raw_clients_) text += "\n  " + machine.client->describe();
   return text;
 }

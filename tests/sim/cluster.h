@@ -3,11 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "consensus/node.h"
+#include "statemachine/btree/btree.h"
+#include "statemachine/kv/kv.h"
+#include "statemachine/worker.h"
+#include "tests/sim/client.h"
 #include "tests/sim/raw_client.h"
 #include "tests/sim/world.h"
 
@@ -26,6 +31,7 @@ struct ClusterPlan {
   std::uint32_t ring_capacity = 16;  // between learner and worker
   LinkQuality base;                  // every link starts from this
   bool split_payloads = false;
+  Nanos session_idle = 3'600 * kSecond;
   bool partitioned() const { return learners[0] != consensus::kAllPartitions; }
   std::string describe() const;
 };
@@ -56,6 +62,19 @@ class DeliveryTap final : public dataplane::Stage {
   Trace& trace_;
 };
 
+/// What executes: the services and the worker that owns them.
+struct Replica {
+  using Rings = statemachine::Worker::Rings;
+  Replica(const statemachine::WorkerOptions& options, const Rings& rings)
+      : kv(kv_options()), btree(btree_options()), worker(options, {nullptr, &kv, &btree}, rings) {}
+  static statemachine::kv::KvOptions kv_options();
+  static statemachine::btree::BtreeOptions btree_options();
+
+  statemachine::kv::KvService kv;
+  statemachine::btree::BtreeService btree;
+  statemachine::Worker worker;
+};
+
 struct AcceptorMachine {
   std::unique_ptr<SimTransport> transport;
   std::unique_ptr<consensus::AcceptorNode> node;
@@ -67,6 +86,12 @@ struct LearnerMachine {
   std::unique_ptr<dataplane::SpscRing<consensus::Proposal>> proposals;
   std::unique_ptr<consensus::LearnerNode> node;
   std::unique_ptr<DeliveryTap> tap;
+  std::unique_ptr<DeliveryTap::Ring> tapped;  // from the tap to the worker
+  std::unique_ptr<Replica> replica;
+};
+struct ClientMachine {
+  std::unique_ptr<SimTransport> transport;
+  std::unique_ptr<SimClient> client;
 };
 struct RawMachine {
   std::unique_ptr<SimTransport> transport;
@@ -74,6 +99,7 @@ struct RawMachine {
 };
 
 struct LoadPlan {
+  std::uint32_t commands = 0;    // in all, over all clients
   std::uint32_t raw_values = 0;  // in all, over all raw clients
   Nanos duration = 0;            // over which the load is spread
 };
@@ -90,6 +116,9 @@ class Cluster {
   bool caught_up() const;
   /// Agreement at the end, completeness, nothing held that should be free.
   void check_end();
+  const History& history() const { return history_; }
+  /// What the checkers counted, under their own names.
+  void count(std::map<std::string, std::uint64_t>& counters) const;
   /// Who is not done, for a liveness failure.
   std::string describe_unfinished() const;
 
@@ -106,6 +135,14 @@ class Cluster {
  private:
   void add_acceptors();
   void add_learners();
+  statemachine::WorkerOptions worker_options(std::uint32_t learner) const;
+  statemachine::StateHashes reference_hashes(consensus::PartitionMask partitions);
+  void add_replica(std::uint32_t learner, LearnerMachine& machine);
+  void add_clients(const LoadPlan& load);
+  SimClientOptions client_options(std::uint32_t index, const LoadPlan& load);
+  void check_linearizable();
+  void check_states();
+  void check_memory();
   void add_raw_clients(const LoadPlan& load);
   void set_links();
   std::unique_ptr<SimTransport> attach(const Endpoint& endpoint, std::uint32_t buffers);
@@ -118,7 +155,11 @@ class Cluster {
   dataplane::Registry registry_;
   std::vector<AcceptorMachine> acceptors_;
   std::vector<LearnerMachine> learners_;
+  std::vector<ClientMachine> clients_;
   std::vector<RawMachine> raw_clients_;
+  History history_;
+  std::map<std::uint64_t, std::uint32_t> client_of_epoch_;
+  std::map<std::string, std::uint64_t> counted_;
   std::uint32_t stages_ = 0;
   std::uint32_t nodes_ = 0;
 };

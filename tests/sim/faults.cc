@@ -6,8 +6,8 @@ namespace annulus::sim {
 
 const char* to_string(FaultKind kind) {
   static constexpr const char* kNames[] = {
-      "loss",      "node_loss", "multicast_loss", "duplicate",   "reorder", "slow_link",
-      "slow_node", "bit_flips", "link_full",      "cut_one_way", "stall",   "election"};
+      "loss",      "node_loss", "send_loss", "multicast_loss", "duplicate", "reorder", "slow_link",
+      "slow_node", "bit_flips", "link_full", "cut_one_way",    "stall",     "election"};
   static_assert(std::size(kNames) == static_cast<std::size_t>(FaultKind::kCount));
   return kNames[static_cast<std::size_t>(kind)];
 }
@@ -15,7 +15,7 @@ const char* to_string(FaultKind kind) {
 namespace {
 
 /// Weights of the kinds, in their order.
-constexpr std::uint32_t kWeights[] = {10, 6, 10, 6, 8, 8, 6, 6, 6, 6, 18, 8};
+constexpr std::uint32_t kWeights[] = {10, 6, 6, 10, 6, 8, 8, 6, 6, 6, 6, 18, 8};
 static_assert(std::size(kWeights) == static_cast<std::size_t>(FaultKind::kCount));
 
 FaultKind draw_kind(Rng& rng) {
@@ -43,6 +43,7 @@ std::uint32_t draw_amount(Rng& rng, FaultKind kind) {
       return static_cast<std::uint32_t>(rng.between(1, 8));
     case FaultKind::kBitFlips:
       return static_cast<std::uint32_t>(rng.between(20'000, 300'000));
+    case FaultKind::kSendLoss:
     case FaultKind::kMulticastLoss:
       return static_cast<std::uint32_t>(rng.between(100'000, 1'000'000));
     default:
@@ -54,6 +55,7 @@ void worsen(LinkQuality& link, const Fault& fault) {
   switch (fault.kind) {
     case FaultKind::kLoss:
     case FaultKind::kNodeLoss:
+    case FaultKind::kSendLoss:
       link.loss_ppm = std::max(link.loss_ppm, fault.amount);
       return;
     case FaultKind::kMulticastLoss:
@@ -90,6 +92,7 @@ void worsen(LinkQuality& link, const Fault& fault) {
 std::vector<Fault> plan_faults(Rng& rng, const FaultOptions& options) {
   std::vector<Fault> plan;
   Nanos at = 0;
+  std::uint32_t coordinator = 0;  // the acceptor that started Phase 1 last
   for (std::uint32_t i = 0; i < options.count; ++i) {
     at += rng.between(10 * kMicrosecond, options.gap_max);
     Fault fault;
@@ -106,6 +109,15 @@ std::vector<Fault> plan_faults(Rng& rng, const FaultOptions& options) {
     } else if (fault.kind == FaultKind::kElection) {
       fault.a = static_cast<std::uint32_t>(rng.below(options.acceptors));
       fault.end = fault.start;
+      // Half of the coordinators are deposed while their proposals reach nobody: that makes holes.
+      if (rng.coin()) {
+        Fault silent{FaultKind::kSendLoss, fault.start, fault.start, coordinator, 0, 700'000};
+        silent.end += rng.between(100, 1'500) * kMicrosecond;
+        plan.push_back(silent);
+        at = fault.start = fault.end = silent.end;
+        ++i;
+      }
+      coordinator = fault.a;
     }
     plan.push_back(fault);
   }
@@ -125,6 +137,11 @@ void apply_faults(SimNetwork& network, std::span<const LinkQuality> base,
         for (std::uint32_t other = 0; other < ends; ++other) {
           worsen(network.link(fault.a, other), fault);
           worsen(network.link(other, fault.a), fault);
+        }
+        break;
+      case FaultKind::kSendLoss:
+        for (std::uint32_t other = 0; other < ends; ++other) {
+          worsen(network.link(fault.a, other), fault);
         }
         break;
       case FaultKind::kNodeLoss:

@@ -14,6 +14,7 @@ namespace annulus::sim {
 enum class FaultKind : std::uint8_t {
   kLoss,           // one directed link loses frames
   kNodeLoss,       // every link into one node loses frames
+  kSendLoss,       // every link out of a node loses frames
   kMulticastLoss,  // one receiver misses frames sent to the group
   kDuplicate,
   kReorder,

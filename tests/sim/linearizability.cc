@@ -79,7 +79,8 @@ class Search {
     const Operation& operation = history_[index];
     Model after = model_;
     const Outcome outcome = after.apply(operation.service, as_bytes(operation.body));
-    if (operation.returned != kNever && outcome != operation.outcome) return false;
+    if (operation.returned != kNever && operation.reply_known && outcome != operation.outcome)
+      return false;
     chosen_[index / 64] |= std::uint64_t{1} << (index % 64);
     if (!seen_.emplace(chosen_, after.hash()).second) {
       chosen_[index / 64] &= ~(std::uint64_t{1} << (index % 64));
@@ -133,6 +134,95 @@ std::string printable(const std::string& bytes) {
   return text + (bytes.size() > 40 ? "..." : "") + " (" + std::to_string(bytes.size()) + " B)";
 }
 
+/// Executes an order and judges each operation.
+class Witness {
+ public:
+  Witness(std::span<const Operation> history, std::span<const Placed> order,
+          std::uint32_t reply_bytes_max)
+      : history_(history), order_(order), taken_(order.size()), model_(reply_bytes_max) {
+    for (const Operation& operation : history) by_id_.emplace(operation.id, &operation);
+    // A place is taken no later than any place above it.
+    Nanos earliest = kNever;
+    for (std::size_t i = order.size(); i-- > 0;) {
+      taken_[i] = earliest = std::min(earliest, order[i].latest);
+    }
+  }
+
+  std::string run() {
+    for (std::size_t i = 0; i < order_.size(); ++i) {
+      const auto found = by_id_.find(order_[i].operation);
+      if (found == by_id_.end()) {
+        return "place " + std::to_string(i) + " holds operation " +
+               std::to_string(order_[i].operation) + ", which no client sent";
+      }
+      const Operation& operation = *found->second;
+      if (changes_nothing(operation.service, as_bytes(operation.body))) {
+        if (!judge_time(operation, taken_[i]) && !judge_reply(operation)) {
+          open_reads_.push_back(&operation);
+        }
+      } else {
+        if (!executed_.insert(operation.id).second) return "executed twice: " + describe(operation);
+        const bool bad_time = judge_time(operation, taken_[i]);
+        if (!judge_reply(operation) || bad_time) return complaints_[operation.id];
+        judge_open_reads(taken_[i]);
+      }
+    }
+    for (const Operation& operation : history_) {
+      if (operation.returned == kNever || explained_.contains(operation.id)) continue;
+      const auto complaint = complaints_.find(operation.id);
+      if (complaint != complaints_.end()) return complaint->second;
+      return "acknowledged but never executed: " + describe(operation);
+    }
+    return {};
+  }
+
+ private:
+  /// True, with a complaint, if the place was not taken within the operation's interval.
+  bool judge_time(const Operation& operation, Nanos taken) {
+    if (operation.invoked > taken) {
+      complaints_[operation.id] = "ordered " + std::to_string(operation.invoked - taken) +
+                                  " ns before it was invoked: " + describe(operation);
+      return true;
+    }
+    if (operation.returned < taken) {
+      complaints_[operation.id] = "returned before its place in the order was taken: ";
+      complaints_[operation.id] += describe(operation);
+      return true;
+    }
+    return false;
+  }
+
+  /// Executes it. True if the reply is what the state makes it.
+  bool judge_reply(const Operation& operation) {
+    const Outcome outcome = model_.apply(operation.service, as_bytes(operation.body));
+    if (operation.returned == kNever || !operation.reply_known || outcome == operation.outcome) {
+      explained_.insert(operation.id);
+      return true;
+    }
+    complaints_[operation.id] = "answered wrongly: " + describe(operation) + "; expected status " +
+                                std::to_string(static_cast<int>(outcome.status)) + " reply " +
+                                printable(outcome.reply);
+    return false;
+  }
+
+  void judge_open_reads(Nanos taken) {
+    std::erase_if(open_reads_, [&](const Operation* read) {
+      if (read->returned < taken || explained_.contains(read->id)) return true;
+      return judge_reply(*read);
+    });
+  }
+
+  std::span<const Operation> history_;
+  std::span<const Placed> order_;
+  std::vector<Nanos> taken_;
+  Model model_;
+  std::map<std::uint64_t, const Operation*> by_id_;
+  std::set<std::uint64_t> executed_;
+  std::set<std::uint64_t> explained_;
+  std::map<std::uint64_t, std::string> complaints_;
+  std::vector<const Operation*> open_reads_;
+};
+
 }  // namespace
 
 Verdict search_order(std::span<const Operation> history, std::uint64_t steps_max,
@@ -173,52 +263,7 @@ std::vector<std::vector<Operation>> independent_parts(std::span<const Operation>
 
 std::string check_witness(std::span<const Operation> history, std::span<const Placed> order,
                           std::uint32_t reply_bytes_max) {
-  std::map<std::uint64_t, const Operation*> by_id;
-  for (const Operation& operation : history) by_id.emplace(operation.id, &operation);
-  // A place is taken no later than any place above it.
-  std::vector<Nanos> taken(order.size());
-  Nanos earliest = kNever;
-  for (std::size_t i = order.size(); i-- > 0;) {
-    taken[i] = earliest = std::min(earliest, order[i].latest);
-  }
-  Model model(reply_bytes_max);
-  std::set<std::uint64_t> changed;
-  std::set<std::uint64_t> explained;
-  std::map<std::uint64_t, std::string> complaints;
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    const auto found = by_id.find(order[i].operation);
-    if (found == by_id.end()) {
-      return "place " + std::to_string(i) + " holds operation " +
-             std::to_string(order[i].operation) + ", which no client sent";
-    }
-    const Operation& operation = *found->second;
-    const bool reads = changes_nothing(operation.service, as_bytes(operation.body));
-    if (!reads && !changed.insert(operation.id).second) {
-      return "executed twice: " + describe(operation);
-    }
-    const Outcome outcome = model.apply(operation.service, as_bytes(operation.body));
-    if (operation.invoked > taken[i]) {
-      complaints[operation.id] = "ordered " + std::to_string(operation.invoked - taken[i]) +
-                                 " ns before it was invoked: " + describe(operation);
-      if (!reads) return complaints[operation.id];
-    } else if (operation.returned < taken[i]) {
-      complaints[operation.id] = "returned before its place in the order was taken: ";
-      complaints[operation.id] += describe(operation);
-    } else if (operation.returned != kNever && outcome != operation.outcome) {
-      complaints[operation.id] = "answered wrongly: " + describe(operation) + "; expected status " +
-                                 std::to_string(static_cast<int>(outcome.status)) + " reply " +
-                                 printable(outcome.reply);
-    } else {
-      explained.insert(operation.id);
-    }
-  }
-  for (const Operation& operation : history) {
-    if (operation.returned == kNever || explained.contains(operation.id)) continue;
-    const auto complaint = complaints.find(operation.id);
-    if (complaint != complaints.end()) return complaint->second;
-    return "acknowledged but never executed: " + describe(operation);
-  }
-  return {};
+  return Witness(history, order, reply_bytes_max).run();
 }
 
 std::string describe(const Operation& operation) {

@@ -24,7 +24,8 @@ struct Operation {
   Nanos returned = kNever;  // kNever: outcome unknown. It may take effect at any later time, or not
   std::uint8_t service = 0;
   std::string body;
-  Outcome outcome;  // meaningful when it returned
+  Outcome outcome;          // meaningful when it returned,
+  bool reply_known = true;  // and not when its client learned only that it was executed
 };
 
 enum class Verdict : std::uint8_t { kLinearizable, kNotLinearizable, kGaveUp };
@@ -44,8 +45,9 @@ struct Placed {
 };
 
 /// Verifies that executing `order` explains every reply, and that each operation's place was taken
-/// within its interval. An operation may be placed more than once only if it changes nothing; one
-/// of its places must then explain it. Returns what is wrong in words, or nothing.
+/// within its interval. One that changes nothing may be placed more than once, and may be explained
+/// by any state from its place on that was reached before it returned. Returns what is wrong in
+/// words, or nothing.
 std::string check_witness(std::span<const Operation> history, std::span<const Placed> order,
                           std::uint32_t reply_bytes_max = 64 * 1024);
 

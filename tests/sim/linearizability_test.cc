@@ -130,9 +130,20 @@ TEST_F(Histories, DuplicateExecutionIsCaught) {
 
 TEST_F(Histories, RepeatedReadNeedsOnePlaceThatExplainsIt) {
   add(0, 9, read("x"), value("a"));
-  add(1, 5, put("x", "a"));
+  add(1, 15, put("x", "a"));
   EXPECT_EQ(witness({{1, 1}, {2, 2}, {1, 3}}), "");
-  EXPECT_NE(witness({{1, 1}, {1, 2}, {2, 3}}), "");
+  EXPECT_NE(witness({{1, 1}, {1, 2}, {2, 10}}), "");
+}
+
+TEST_F(Histories, ReadMaySeeAnyStateUntilItReturns) {
+  add(0, 9, read("x"), value("b"));
+  add(1, 5, put("x", "a"));
+  add(1, 5, put("x", "b"));
+  add(10, 12, put("x", "c"));
+  EXPECT_EQ(witness({{1, 1}, {2, 2}, {3, 3}, {4, 11}}), "");
+  history_[0].outcome = value("c");
+  EXPECT_NE(witness({{1, 1}, {2, 2}, {3, 3}, {4, 11}}), "");
+  EXPECT_EQ(verdict(), Verdict::kNotLinearizable);
 }
 
 TEST_F(Histories, RangeQuerySeesOneMoment) {

@@ -109,7 +109,7 @@ Outcome Model::put(std::uint8_t flags, const std::string& key, std::string value
   const bool present = found != kv_.end();
   Outcome outcome;
   if (flags & statemachine::kv::kReturnOld) {
-    outcome.reply = present ? std::string(1, '\1') + found->second : std::string(1, '\0');
+    outcome.reply = present ? std::string(1, '\1') + found->second : std::string();
   }
   if ((flags & statemachine::kv::kNotExists) && present) {
     outcome.status = CommandStatus::kRefused;
@@ -248,8 +248,9 @@ Outcome Model::apply_kv_items(Bytes body) {
 
 Outcome Model::range(std::uint64_t first, std::uint64_t last, std::uint32_t limit,
                      std::uint32_t bytes_limit) const {
+  const std::uint32_t wanted = std::max(bytes_limit, statemachine::btree::kRangeBytesLeast);
   const std::uint32_t room =
-      bytes_limit == 0 ? reply_bytes_max_ : std::min(bytes_limit, reply_bytes_max_);
+      bytes_limit == 0 ? reply_bytes_max_ : std::min(wanted, reply_bytes_max_);
   std::string entries;
   std::uint32_t count = 0;
   bool more = false;
@@ -304,10 +305,9 @@ Outcome Model::apply_btree(Bytes body) {
 
 Outcome Model::apply_atomic(Bytes body) {
   Outcome outcome;
-  std::uint16_t index = 0;
   for_parts(body, [&](std::uint8_t service, Bytes part) {
     const Outcome one = apply(service, part);
-    append_number(outcome.reply, index++, 2);
+    append_number(outcome.reply, 0, 2);
     append_number(outcome.reply, static_cast<std::uint8_t>(one.status), 2);
     append_number(outcome.reply, one.reply.size(), 4);
     outcome.reply += one.reply;

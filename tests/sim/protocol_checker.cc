@@ -144,6 +144,12 @@ void ProtocolChecker::on_phase2a(std::uint32_t sender, const consensus::Phase2A&
                    " and another value is proposed at " + text(ballot));
     }
   }
+  if (!value.noop() && instance < decided_top_ && ballot > decided_top_ballot_ &&
+      std::none_of(proposals_[raw(instance)].begin(), proposals_[raw(instance)].end(),
+                   [&](const Proposal& earlier) { return earlier.value == value; })) {
+    failure_.set("T7: a hole at " + text(instance) + ", below decided " + text(decided_top_) +
+                 ", is filled with " + text(value.id));
+  }
   // Whoever proposes accepts by that.
   proposals_[raw(instance)].push_back({ballot, value, consensus::just(sender)});
 }
@@ -199,6 +205,10 @@ void ProtocolChecker::on_vote(std::uint32_t acceptor, Ballot ballot,
     return failure_.set("vote: " + who + ", without holding " + text(proposal->value.id));
   }
   proposal->votes = proposal->votes | consensus::just(acceptor);
+  if (decided(*proposal) && instance > decided_top_) {
+    decided_top_ = instance;
+    decided_top_ballot_ = ballot;
+  }
 }
 
 bool ProtocolChecker::decided(const Proposal& proposal) const {
@@ -243,11 +253,20 @@ void ProtocolChecker::check_proposed(const consensus::Delivery& delivery) {
   }
 }
 
-void ProtocolChecker::count_order(const Value& value) {
-  if (++places_[value.id] > 1) ++repeated_;
-  std::uint64_t& highest = highest_[{value.id.proposer, value.id.epoch}];
-  if (value.id.sequence < highest && places_[value.id] == 1) ++reordered_;
-  highest = std::max(highest, value.id.sequence);
+void ProtocolChecker::check_proposer_order() {
+  for (std::uint64_t i = 0; i < order_.size(); ++i) {
+    if (!order_[i].known) continue;
+    const ValueId& id = order_[i].value.id;
+    if (!places_.emplace(id, i).second) {
+      ++repeated_;
+      continue;
+    }
+    std::uint64_t& highest = highest_[{id.proposer, id.epoch}];
+    if (id.sequence < highest) {
+      ++reordered_;
+    }
+    highest = std::max(highest, id.sequence);
+  }
 }
 
 void ProtocolChecker::on_delivery(Nanos now, std::uint32_t learner,
@@ -273,7 +292,6 @@ void ProtocolChecker::on_delivery(Nanos now, std::uint32_t learner,
         true, delivery.value,
         std::string(reinterpret_cast<const char*>(delivery.bytes.data()), delivery.bytes.size()),
         now};
-    count_order(delivery.value);
     if (delivery.value.mask != consensus::kAllPartitions) ++masked_;
   } else if (chosen.value != delivery.value) {
     failure_.set("agreement: learners delivered two values at " + text(instance) + ": " +
@@ -285,6 +303,7 @@ void ProtocolChecker::on_delivery(Nanos now, std::uint32_t learner,
 }
 
 void ProtocolChecker::check_complete() {
+  check_proposer_order();
   for (std::uint32_t learner = 0; learner < delivered_by_.size(); ++learner) {
     delivered_by_[learner].resize(order_.size());
     for (std::uint64_t i = 0; i < order_.size(); ++i) {

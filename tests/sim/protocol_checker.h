@@ -96,7 +96,7 @@ class ProtocolChecker final : public NetworkObserver {
   void on_decided(const consensus::WireDecided& decided);
   bool decided(const Proposal& proposal) const;
   void check_proposed(const consensus::Delivery& delivery);
-  void count_order(const consensus::Value& value);
+  void check_proposer_order();
 
   const consensus::Configuration& configuration_;
   Failure& failure_;
@@ -107,11 +107,13 @@ class ProtocolChecker final : public NetworkObserver {
   std::map<consensus::Ballot, consensus::Instance> verified_below_;  // decisions checked
   std::array<consensus::Ballot, consensus::kAcceptorsMax> promised_{};
   std::map<consensus::Ballot, consensus::Instance> phase1_from_;
+  consensus::Instance decided_top_{};  // the highest decided, and at which ballot
+  consensus::Ballot decided_top_ballot_{};
   std::array<Reported, consensus::kAcceptorsMax> reported_;
   std::vector<Chosen> order_;
   std::vector<std::vector<bool>> delivered_by_;      // by learner and instance
   std::vector<consensus::Instance> last_delivered_;  // by learner
-  std::map<consensus::ValueId, std::uint32_t> places_;
+  std::map<consensus::ValueId, std::uint64_t> places_;
   std::map<std::pair<consensus::NodeId, std::uint64_t>, std::uint64_t> highest_;
   std::uint64_t delivered_ = 0;
   std::uint64_t ballots_ = 0;

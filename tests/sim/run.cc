@@ -34,7 +34,7 @@ RunReport run_seed(const RunOptions& options) {
   FaultOptions fault_options;
   fault_options.count = options.faults;
   const Nanos duration = options.faults * fault_options.gap_max / 2;
-  Cluster cluster(world, plan, {1'500, duration}, rng.fork());
+  Cluster cluster(world, plan, {options.commands, options.commands / 20, duration}, rng.fork());
   fault_options.ends = world.network().ends();
   fault_options.node_ends = cluster.node_ends();
   fault_options.stages = cluster.stages();
@@ -71,12 +71,8 @@ RunReport run_seed(const RunOptions& options) {
     const auto event = static_cast<NetworkEvent>(i);
     report.counters[std::string("network.") + to_string(event)] = world.network().count(event);
   }
-  report.counters["order.delivered"] = cluster.checker().delivered();
-  report.counters["order.ballots"] = cluster.checker().ballots();
-  report.counters["order.masked"] = cluster.checker().masked_deliveries();
-  report.counters["order.repeated_values"] = cluster.checker().repeated_values();
-  report.counters["order.proposer_reorders"] = cluster.checker().proposer_reorders();
-  report.counters["raw.retransmitted"] = cluster.raw_retransmitted();
+  cluster.count(report.counters);
+  report.commands = cluster.history().completed;
   return report;
 }
 

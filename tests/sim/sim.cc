@@ -1,51 +1,154 @@
 #include "tests/sim/sim.h"
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <string>
 
+#include "tests/sim/planted.h"
+#include "tests/sim/rare_paths.h"
 #include "tests/sim/run.h"
 
 namespace annulus::sim {
 namespace {
-void print(const RunReport& report, bool verbose) {
-  std::printf(
-      "seed %llu: %s, trace %016llx (%llu events), %llu faults, %lld ms simulated, %llu polls\n",
-      static_cast<unsigned long long>(report.seed), report.failure.empty() ? "ok" : "FAILED",
-      static_cast<unsigned long long>(report.trace_hash),
-      static_cast<unsigned long long>(report.trace_events),
-      static_cast<unsigned long long>(report.faults_total()),
-      static_cast<long long>(report.simulated / kMillisecond),
-      static_cast<unsigned long long>(report.polls));
-  if (!report.failure.empty())
-    std::printf("  %s\n  %s\n", report.failure.c_str(), report.plan.c_str());
-  if (verbose) {
-    std::printf("  %s\n", report.plan.c_str());
-    for (const auto& [name, value] : report.counters) {
-      std::printf("  %-40s %llu\n", name.c_str(), static_cast<unsigned long long>(value));
+
+using Counts = std::map<std::string, std::uint64_t>;
+
+constexpr const char* kUsage =
+    "usage: annulus sim [--seed S | --seeds A..B] [--verbose]\n"
+    "       annulus sim --planted [NAME] | --replay-planted | --twice S\n"
+    "\n"
+    "  --seed S          one simulated run; the same seed gives the same trace hash\n"
+    "  --seeds A..B      a range; fails if a rare path was never taken in 40 seeds or more\n"
+    "  --verbose         print every counter\n"
+    "  --twice S         run a seed twice and compare the trace hashes\n"
+    "  --planted [NAME]  find each planted defect, or the one named, within 200 seeds\n"
+    "  --replay-planted  run each planted defect with its recorded seed\n";
+
+struct Options {
+  std::uint64_t first = 1;
+  std::uint64_t last = 1;
+  bool verbose = false;
+};
+
+unsigned long long ull(std::uint64_t value) { return value; }
+
+void print(const RunReport& report) {
+  std::printf("seed %llu: %s, trace %016llx, %llu commands, %llu faults, %lld ms simulated\n",
+              ull(report.seed), report.failure.empty() ? "ok" : "FAILED", ull(report.trace_hash),
+              ull(report.commands), ull(report.faults_total()),
+              static_cast<long long>(report.simulated / kMillisecond));
+  if (report.failure.empty()) return;
+  std::printf("  %s\n  cluster: %s\n  replay: annulus sim --seed %llu\n", report.failure.c_str(),
+              report.plan.c_str(), ull(report.seed));
+}
+
+void print_faults(const Counts& faults) {
+  std::printf("faults:");
+  for (const auto& [name, count] : faults) std::printf(" %s %llu", name.c_str(), ull(count));
+  std::printf("\n");
+}
+
+/// False if one stayed at zero.
+bool print_rare_paths(const Counts& counters) {
+  bool all = true;
+  for (const RarePath& path : kRarePaths) {
+    const auto found = counters.find(path.counter);
+    const std::uint64_t count = found == counters.end() ? 0 : found->second;
+    std::printf("  %-48s %llu%s\n", path.what, ull(count), count == 0 ? "  NEVER" : "");
+    all &= count != 0;
+  }
+  return all;
+}
+
+int run_range(const Options& options) {
+  const auto started = std::chrono::steady_clock::now();
+  Counts counters;
+  Counts faults;
+  std::uint64_t failed = 0;
+  for (std::uint64_t seed = options.first; seed <= options.last; ++seed) {
+    RunOptions run;
+    run.seed = seed;
+    const RunReport report = run_seed(run);
+    failed += !report.failure.empty();
+    print(report);
+    std::fflush(stdout);
+    for (const auto& [name, value] : report.counters) counters[name] += value;
+    for (std::size_t i = 0; i < report.faults.size(); ++i) {
+      faults[to_string(static_cast<FaultKind>(i))] += report.faults[i];
     }
   }
+  const std::uint64_t seeds = options.last - options.first + 1;
+  print_faults(faults);
+  const bool all = print_rare_paths(counters);
+  if (options.verbose) {
+    for (const auto& [name, value] : counters) {
+      std::printf("  %-48s %llu\n", name.c_str(), ull(value));
+    }
+  }
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  const bool judged = seeds >= kSeedsForRarePaths;
+  std::printf("%llu seeds, %llu failed%s, %.1f s, %.0f seeds an hour\n", ull(seeds), ull(failed),
+              judged && !all ? ", a rare path was never taken" : "", seconds,
+              static_cast<double>(seeds) * 3'600 / seconds);
+  return failed != 0 || (judged && !all) ? 1 : 0;
 }
+
+int run_twice(std::uint64_t seed) {
+  RunOptions run;
+  run.seed = seed;
+  const RunReport first = run_seed(run);
+  const RunReport second = run_seed(run);
+  print(first);
+  print(second);
+  const bool same = first.trace_hash == second.trace_hash && first.counters == second.counters;
+  std::printf("%s\n", same ? "the same twice" : "NOT DETERMINISTIC");
+  return same && first.failure.empty() && second.failure.empty() ? 0 : 1;
+}
+
+bool parse_range(const char* text, Options& options) {
+  char* end = nullptr;
+  options.first = options.last = std::strtoull(text, &end, 10);
+  if (end != text && std::strncmp(end, "..", 2) == 0)
+    options.last = std::strtoull(end + 2, &end, 10);
+  return end != text && *end == '\0' && options.first <= options.last;
+}
+
+int usage_error(const std::string& what) {
+  std::fprintf(stderr, "annulus sim: %s\n\n%s", what.c_str(), kUsage);
+  return 2;
+}
+
 }  // namespace
 
 int run_sim(int argc, char** argv) {
-  std::uint64_t first = 1, last = 1;
-  bool verbose = false;
+  Options options;
   for (int i = 1; i < argc; ++i) {
-    if (!std::strcmp(argv[i], "--seed")) first = last = std::strtoull(argv[++i], nullptr, 10);
-    if (!std::strcmp(argv[i], "--seeds")) {
-      first = std::strtoull(argv[++i], nullptr, 10);
-      last = std::strtoull(std::strstr(argv[i], "..") + 2, nullptr, 10);
+    const std::string option = argv[i];
+    const char* value = i + 1 < argc ? argv[i + 1] : "";
+    if (option == "--help") {
+      std::printf("%s", kUsage);
+      return 0;
     }
-    if (!std::strcmp(argv[i], "--verbose")) verbose = true;
+    if (option == "--planted") return find_planted(*value == '\0' ? nullptr : value, 200) ? 0 : 1;
+    if (option == "--replay-planted") return replay_planted() ? 0 : 1;
+    if (option == "--verbose") {
+      options.verbose = true;
+      continue;
+    }
+    if (option != "--seed" && option != "--seeds" && option != "--twice") {
+      return usage_error("'" + option + "' is not an option");
+    }
+    if (!parse_range(value, options)) {
+      return usage_error(option + " '" + value + "' is not a seed, or a range such as 1..500");
+    }
+    if (option == "--twice") return run_twice(options.first);
+    ++i;
   }
-  int failed = 0;
-  for (std::uint64_t seed = first; seed <= last; ++seed) {
-    const RunReport report = run_seed({seed});
-    failed += !report.failure.empty();
-    print(report, verbose);
-  }
-  return failed != 0;
+  return run_range(options);
 }
 
 }  // namespace annulus::sim

@@ -1,0 +1,56 @@
+// What a range of seeds must have exercised: each path by the production counter that counts it.
+#pragma once
+
+#include <cstdint>
+
+namespace annulus::sim {
+
+struct RarePath {
+  const char* what;
+  const char* counter;
+};
+
+/// Ranges shorter than this are not judged.
+constexpr std::uint64_t kSeedsForRarePaths = 40;
+
+constexpr RarePath kRarePaths[] = {
+    {"vote parked until its value came", "acceptor.votes_parked"},
+    {"parked vote released", "acceptor.parked_released"},
+    {"value pulled by an acceptor", "acceptor.values_pulled"},
+    {"fragment pulled by an acceptor", "acceptor.fragments_pulled"},
+    {"fragment pulled by a learner", "learner.fragments_pulled"},
+    {"value pulled by a learner", "learner.values_pulled"},
+    {"decision pulled by a learner", "learner.decisions_pulled"},
+    {"vote pulled by the coordinator", "coordinator.votes_pulled"},
+    {"vote sent again", "acceptor.vote_resent"},
+    {"proposal repeated", "coordinator.proposals_repeated"},
+    {"vote by a spare: the ring was late", "acceptor.spare_votes"},
+    {"decided with a spare's vote: ring bypassed", "coordinator.decided_by_spare"},
+    {"decision told by a later proposal", "coordinator.decisions_piggybacked"},
+    {"stale ballot refused", "acceptor.drop_stale_ballot"},
+    {"coordinator stepped down", "coordinator.stepped_down"},
+    {"value recovered by Phase 1", "coordinator.values_recovered"},
+    {"bytes of a recovered value pulled", "coordinator.values_pulled"},
+    {"hole filled with a no-op", "coordinator.holes_filled"},
+    {"no-op passed over by a learner", "learner.skipped_noop"},
+    {"instance of another partition passed over", "learner.skipped_partition"},
+    {"value for one or two partitions", "order.masked"},
+    {"window full", "coordinator.window_full"},
+    {"blocked by a learner's credit", "coordinator.credit_blocked"},
+    {"learner left the credit set", "coordinator.learners_left"},
+    {"learner came back to the credit set", "coordinator.learners_back"},
+    {"proposal beyond a learner's window", "learner.drop_beyond_window"},
+    {"worker's ring full", "learner.back_pressure"},
+    {"submit sent twice", "submit.duplicates"},
+    {"submit waited for an earlier one", "submit.gaps_waited"},
+    {"value submitted in several frames", "submit.fragments_waited"},
+    {"value decided twice", "order.repeated_values"},
+    {"submit redirected to another coordinator", "node.redirects"},
+    {"frame passed on along the dissemination ring", "port.relayed"},
+    {"damaged header caught", "port.drop_bad_checksum"},
+    {"damaged payload caught", "port.drop_bad_payload_hash"},
+    {"link full", "network.link_full"},
+    {"frame lost by one multicast receiver", "network.lost_in_multicast"},
+};
+
+}  // namespace annulus::sim
