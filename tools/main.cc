@@ -7,6 +7,7 @@
 #include "tools/dev.h"
 #include "tools/hub.h"
 #include "tools/node_command.h"
+#include "tools/sim_command.h"
 #include "tools/top.h"
 
 int main(int argc, char** argv) {
@@ -19,6 +20,7 @@ int main(int argc, char** argv) {
   annulus::tools::add_node_commands(app, status);
   annulus::bench::add_bench_command(app, status);
   annulus::tools::add_hub_command(app, status);
+  annulus::tools::add_sim_command(app, status);
   annulus::tools::add_top_command(app, status);
   annulus::tools::add_config_command(app, status);
   CLI11_PARSE(app, argc, argv);
