@@ -2,7 +2,6 @@
 
 #include <cstring>
 
-#include "dataplane/defect.h"
 #include "dataplane/hash.h"
 
 namespace annulus::consensus {
@@ -11,7 +10,7 @@ AssemblyOutcome Assembly::add(const Value& value, const Fragment& fragment,
                               const dataplane::Slice& payload, std::uint64_t payload_hash,
                               dataplane::BufferPool& pool) {
   if (!started_) start(value);
-  if (value != value_ && !DEFECT(kFragmentOfAnyValue)) return AssemblyOutcome::kMismatch;
+  if (value != value_) return AssemblyOutcome::kMismatch;
   if (complete()) return AssemblyOutcome::kDuplicate;
   if (fragment.count == 1) {
     if (payload_hash != value.content_hash) return AssemblyOutcome::kBadContent;
@@ -36,7 +35,7 @@ AssemblyOutcome Assembly::add(const Value& value, const Fragment& fragment,
   std::memcpy(bytes_.mutable_data() + fragment.offset(), payload.data(), payload.size());
   have_ |= bit;
   if (!complete()) return AssemblyOutcome::kPartial;
-  if (dataplane::hash_bytes(bytes_.bytes()) != value.content_hash && !DEFECT(kFragmentOfAnyValue)) {
+  if (dataplane::hash_bytes(bytes_.bytes()) != value.content_hash) {
     start(value_);
     return AssemblyOutcome::kBadContent;
   }

@@ -55,9 +55,7 @@ void Coordinator::merge(Instance instance, Ballot ballot, const Value& value,
                         std::uint32_t holder) {
   Recovered& place = recovered(instance);
   // A lower instance in the same place is one that another acceptor knows chosen.
-  const bool better =
-      DEFECT(kPhase1PicksLowestBallot) ? ballot < place.ballot : ballot > place.ballot;
-  if (place.instance > instance || (place.instance == instance && !better)) return;
+  if (place.instance > instance || (place.instance == instance && place.ballot >= ballot)) return;
   place.instance = instance;
   place.ballot = ballot;
   place.holder = holder;
@@ -104,10 +102,6 @@ void Coordinator::finish_phase1(Nanos now, Effects& effects) {
     if (place.instance != i) {
       place.instance = i;
       place.assembly.set(kNoopValue, {});
-      if (DEFECT(kHoleFilledWithCommand) && streams_.front() != nullptr) {
-        place.assembly.set(streams_.front()->value, streams_.front()->bytes);
-        streams_.pop();
-      }
       counters_[CoordinatorCounter::kHolesFilled].add();
       continue;
     }

@@ -18,15 +18,12 @@ enum class Defect : std::uint8_t {
   kQuorumOneTooFew,            // the coordinator decides with one vote less than a majority
   kBallotNotUnique,            // T2: two coordinators make the same ballot
   kDecisionAcrossBallots,      // the watermark of one ballot decides values of another
-  kHoleFilledWithCommand,      // T7: a new coordinator puts a waiting command into a hole
-  kPhase1PicksLowestBallot,    // re-proposes the accepted value of the lowest ballot
   kPhase1MinorityEnough,       // a new coordinator starts after a minority of promises
   kPhase1ForgetsAccepted,      // an acceptor promises without telling what it accepted
   kSessionKeepsMaximum,        // T9: dedupe by the highest sequence seen of a session
   kDuplicateExecuted,          // a retransmitted command is executed again
   kReplyBeforePrefix,          // delivers an instance although a lower one is missing
   kSkipUndecidedMask,          // skips by the mask of a Phase 2A that is not decided
-  kFragmentOfAnyValue,         // joins fragments without comparing whose they are
   kReplicaSkipsWrite,          // under pressure a replica drops a delivered value
   kReadsInSessionTable,        // T10: read-only commands change replicated session state
   kFloorRaisedAtSubmission,    // T9: the client reports commands as answered when it sends them
@@ -44,15 +41,12 @@ constexpr std::array<const char*, static_cast<std::size_t>(Defect::kCount)> kDef
     "quorum-one-too-few",
     "ballot-not-unique",
     "decision-across-ballots",
-    "hole-filled-with-command",
-    "phase1-picks-lowest-ballot",
     "phase1-minority-enough",
     "phase1-forgets-accepted",
     "session-keeps-maximum",
     "duplicate-executed",
     "reply-before-prefix",
     "skip-undecided-mask",
-    "fragment-of-any-value",
     "replica-skips-write",
     "reads-in-session-table",
     "floor-raised-at-submission",

@@ -22,7 +22,15 @@ struct Found {
   std::uint64_t seed;
 };
 constexpr Found kRecorded[] = {
-    {Defect::kLearnerTakesLatestValue, 1},
+    {Defect::kLearnerTakesLatestValue, 7}, {Defect::kAcceptorVotesWithoutValue, 1},
+    {Defect::kAcceptorForgetsPromise, 6},  {Defect::kQuorumOneTooFew, 1},
+    {Defect::kBallotNotUnique, 1},         {Defect::kDecisionAcrossBallots, 1},
+    {Defect::kPhase1MinorityEnough, 1},    {Defect::kPhase1ForgetsAccepted, 1},
+    {Defect::kSessionKeepsMaximum, 1},     {Defect::kDuplicateExecuted, 2},
+    {Defect::kReplyBeforePrefix, 1},       {Defect::kSkipUndecidedMask, 22},
+    {Defect::kReplicaSkipsWrite, 1},       {Defect::kReadsInSessionTable, 1},
+    {Defect::kFloorRaisedAtSubmission, 1}, {Defect::kCachedReplyOfNeighbour, 20},
+    {Defect::kRepliesBySubstitute, 1},     {Defect::kChecksumIgnored, 3},
 };
 
 /// What the run says about the seed; a defect may also trip a CHECK or worse, so it runs in a

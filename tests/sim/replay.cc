@@ -19,6 +19,10 @@ Replay::Replay(const History& history,
   for (const Recorded& recorded : history.operations) {
     Operation operation = recorded.operation;
     // The session was gone, or had moved on: the command may have been executed before that.
+    if (operation.returned != kNever && operation.outcome.status == CommandStatus::kStaleSequence) {
+      failure.set("T9: below its session's floor, though its client waits for it: " +
+                  describe(operation));
+    }
     if (operation.outcome.status == CommandStatus::kNoSuchSession ||
         operation.outcome.status == CommandStatus::kStaleSequence) {
       operation.returned = kNever;
