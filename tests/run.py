@@ -5,7 +5,7 @@ Which tests run in which build follows from their meson suites, so a new test is
 its suites in meson.build:
 
   release  every suite but `fuzz`
-  asan     `unit` and `sim`, under AddressSanitizer and UndefinedBehaviorSanitizer
+  asan     `asan`: under AddressSanitizer and UndefinedBehaviorSanitizer
   tsan     `tsan`: rings, stages on threads, the embedded cluster, under ThreadSanitizer
   fuzz     `fuzz`: each target for a few seconds, with clang's libFuzzer
 
@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SANITIZED = ["-Dbuildtype=debugoptimized", "-Db_lundef=false", "-Ddpdk=disabled"]
+# Instrumentation confuses the compilers' flow warnings; the release build holds warnings as errors.
+SANITIZED = ["-Dwerror=false", "-Dbuildtype=debugoptimized", "-Db_lundef=false", "-Ddpdk=disabled"]
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Counts:
 BUILDS = [
     Build("release", "build", [], []),
     Build("asan", "build-asan", ["-Db_sanitize=address,undefined", *SANITIZED],
-          ["unit", "sim"], 4,
+          ["asan"], 4,
           {"UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1"}),
     Build("tsan", "build-tsan", ["-Db_sanitize=thread", *SANITIZED], ["tsan"], 8,
           {"TSAN_OPTIONS": "halt_on_error=1"}),
