@@ -15,15 +15,24 @@ Acceptor::Acceptor(const Configuration& configuration, std::uint32_t self,
       options_(options),
       pool_(assembly_pool),
       slots_(options.retain),
-      ring_delay_(kMillisecond, options.ring_late_floor, options.ring_late_ceiling) {
+      ring_delay_(kMillisecond, options.ring_late_floor, options.ring_late_ceiling),
+      waiting_(options.durable ? options.retain : 0) {
   CHECK(std::has_single_bit(options.retain) && options.retain >= kUndecidedMax);
 }
 
 // --- Phase 1
 
-bool Acceptor::promise(Ballot ballot) {
-  if (ballot < promised_) return false;
+void Acceptor::raise_promise(Ballot ballot, Effects& effects) {
+  if (ballot <= promised_) return;
   promised_ = ballot;
+  if (!options_.durable) return;
+  promise_number_ = ++number_;
+  effects.keep({.number = number_, .ballot = ballot});
+}
+
+bool Acceptor::promise(Ballot ballot, Effects& effects) {
+  if (ballot < promised_) return false;
+  raise_promise(ballot, effects);
   counters_[AcceptorCounter::kPromises].add();
   return true;
 }
@@ -35,22 +44,30 @@ void Acceptor::on_phase1a(const Received& in, Effects& effects) {
     counters_[AcceptorCounter::kDropFingerprint].add();
     return;
   }
-  if (!promise(ballot)) {
+  if (!promise(ballot, effects)) {
     counters_[AcceptorCounter::kDropStaleBallot].add();
     effects.send_now(in.from, MessageType::kReject, Reject{raw(promised_), m.ballot});
     return;
   }
-  // Reported is also what is known chosen, while the log has it and the answer has room for it.
+  answer_ = {in.from, ballot, Instance{m.from.get()}};
+  if (promise_durable()) answer_phase1a(effects);
+}
+
+void Acceptor::answer_phase1a(Effects& effects) {
+  const Answer asked = std::exchange(answer_, {});
+  if (asked.ballot != promised_) return;  // overtaken: whoever asked will hear so when it repeats
+  // Reported is also what is known chosen, while memory has it and the answer has room for it.
   const std::uint64_t room = std::min<std::uint64_t>(kUndecidedMax, raw(accepted_below_));
-  const Instance below = std::min(
-      chosen_below_, std::max({Instance{m.from.get()}, trimmed_below_, accepted_below_ - room}));
-  send_phase1b(in.from, ballot, below, std::max(Instance{m.from.get()}, below), effects);
+  const Instance below =
+      std::min(chosen_below_, std::max({asked.from, held_from_, accepted_below_ - room}));
+  send_phase1b(asked.to, asked.ballot, below, std::max(asked.from, below), effects);
 }
 
 void Acceptor::send_phase1b(const Endpoint& to, Ballot ballot, Instance chosen_below, Instance from,
                             Effects& effects) {
   std::uint32_t total = 0;
-  std::uint64_t answer = raw(chosen_below);
+  const InstanceRange lost = unknown();
+  std::uint64_t answer = raw(chosen_below) ^ raw(lost.below);
   for (Instance i = from; i < accepted_below_; ++i) {
     const Accepted held = accepted(i);
     if (held.ballot == kNoBallot) continue;
@@ -63,12 +80,14 @@ void Acceptor::send_phase1b(const Endpoint& to, Ballot ballot, Instance chosen_b
   Instance next = from;
   for (std::uint32_t part = 0; part < parts; ++part) {
     const std::uint32_t count = std::min(total - part * kPhase1BEntriesMax, kPhase1BEntriesMax);
-    Outgoing& out = effects.send_after_persist(to, MessageType::kPhase1B,
-                                               sizeof(Phase1B) + count * sizeof(Phase1BEntry));
+    Outgoing& out =
+        effects.send_now(to, MessageType::kPhase1B, sizeof(Phase1B) + count * sizeof(Phase1BEntry));
     auto& reply = *reinterpret_cast<Phase1B*>(out.message());
     reply = {raw(ballot),
              answer,
              raw(chosen_below),
+             raw(lost.from),
+             raw(lost.below),
              to_wire(decided_),
              static_cast<std::uint16_t>(part),
              static_cast<std::uint16_t>(parts),
@@ -85,7 +104,7 @@ void Acceptor::send_phase1b(const Endpoint& to, Ballot ballot, Instance chosen_b
 // --- Phase 2
 
 Acceptor::Slot* Acceptor::admit(Instance instance) {
-  if (instance < trimmed_below_) {
+  if (instance < held_from_) {
     counters_[AcceptorCounter::kDropBehindLog].add();
     return nullptr;
   }
@@ -95,13 +114,16 @@ Acceptor::Slot* Acceptor::admit(Instance instance) {
     counters_[AcceptorCounter::kDropBeyondLog].add();
     return nullptr;
   }
-  // The slot holds an older instance, which leaves the log: legal only once it is chosen, because
-  // an accepted value that may be decided must stay readable by Phase 1.
-  if (place.instance != Instance{} && place.instance >= chosen_below_) {
+  // The slot holds an older instance, which leaves memory: legal only once it is chosen, because
+  // an accepted value that may be decided must stay readable by Phase 1; and once it is durable,
+  // because it is then read from the log.
+  if (place.instance != Instance{} &&
+      (place.instance >= chosen_below_ || place.number > durable_)) {
     counters_[AcceptorCounter::kDropBeyondLog].add();
     return nullptr;
   }
-  if (place.instance != Instance{}) trimmed_below_ = std::max(trimmed_below_, place.instance + 1);
+  if (place.instance != Instance{}) held_from_ = std::max(held_from_, place.instance + 1);
+  if (!options_.durable) trimmed_below_ = std::max(trimmed_below_, held_from_);
   place = Slot{};
   place.instance = instance;
   seen_below_ = std::max(seen_below_, instance + 1);
@@ -127,7 +149,7 @@ void Acceptor::on_phase2a(const Received& in, Nanos now, Effects& effects) {
     counters_[AcceptorCounter::kDropMismatch].add();
     return;
   }
-  promised_ = ballot;
+  raise_promise(ballot, effects);
   const Instance instance{m.instance.get()};
   const bool gap = instance > seen_below_;
   Slot* place = admit(instance);
@@ -135,7 +157,9 @@ void Acceptor::on_phase2a(const Received& in, Nanos now, Effects& effects) {
   if (place != nullptr) {
     if (place->ballot == ballot) {
       counters_[AcceptorCounter::kPhase2ADuplicate].add();
-      if (m.fragment.index == 0) vote(*place, just(self_), route.coordinator(), effects);
+      if (m.fragment.index == 0 && place->number <= durable_) {
+        vote(*place, just(self_), route.coordinator(), effects);
+      }
     } else {
       take_fragment(*place, ballot, from_wire(m.value), from_wire(m.fragment), in, route, now,
                     effects);
@@ -152,10 +176,12 @@ bool Acceptor::take_fragment(Slot& place, Ballot ballot, const Value& value,
     counters_[AcceptorCounter::kDropMismatch].add();
     return false;
   }
+  if (!log_takes(value)) return false;
   if (place.incoming_ballot != ballot) {
     place.incoming_ballot = ballot;
     // The same value under another ballot: the fragments that are here stay good.
-    if (!place.incoming.started() || place.incoming.value() != value) {
+    if (!place.incoming.started() ||
+        (place.incoming.value() != value && !DEFECT(kFragmentOfAnyValue))) {
       place.incoming.start(value);
       place.pull_at = 0;
     }
@@ -193,19 +219,26 @@ bool Acceptor::take_fragment(Slot& place, Ballot ballot, const Value& value,
   place.ballot = ballot;
   place.route = route;
   place.pull_at = 0;
-  promised_ = std::max(promised_, ballot);
-  accepted_now(place, route, now, effects);
+  raise_promise(ballot, effects);
+  accepted_now(place, now, effects);
   return true;
 }
 
-void Acceptor::accepted_now(Slot& place, const Route& route, Nanos now, Effects& effects) {
+void Acceptor::accepted_now(Slot& place, Nanos now, Effects& effects) {
   counters_[AcceptorCounter::kPhase2AAccepted].add();
   place.accepted_at = now;
   place.voted_at = 0;
   accepted_below_ = std::max(accepted_below_, place.instance + 1);
+  keep(place, effects);
   if (covered(place)) place.chosen = true;
   if (place.chosen) advance_chosen(now);
+  if (place.number <= durable_) vote_accepted(place, effects);
+}
+
+/// The vote for what is held, and durable.
+void Acceptor::vote_accepted(Slot& place, Effects& effects) {
   if (place.ballot < promised_) return;  // a decided value, kept but not voted for
+  const Route& route = place.route;
   const auto successor = route.successor(self_);
   if (route.first(self_) && successor) {
     counters_[AcceptorCounter::kVotesStarted].add();
@@ -214,14 +247,14 @@ void Acceptor::accepted_now(Slot& place, const Route& route, Nanos now, Effects&
     counters_[AcceptorCounter::kParkedReleased].add();
     vote(place, place.votes | just(self_), *successor, effects);
   } else if (!route.contains(self_)) {
-    schedule(now + ring_delay_.p99());
+    schedule(place.accepted_at + ring_delay_.p99());
   }
 }
 
 bool Acceptor::accept(Instance instance, Ballot ballot, const Value& value, const Slice& bytes,
-                      const Route& route, Nanos now) {
-  if (ballot < promised_) return false;
-  promised_ = ballot;
+                      const Route& route, Nanos now, Effects& effects) {
+  if (ballot < promised_ || !log_takes(value)) return false;
+  raise_promise(ballot, effects);
   Slot* place = admit(instance);
   if (place == nullptr) return false;
   if (place->chosen && place->held.value() != value) {
@@ -236,6 +269,7 @@ bool Acceptor::accept(Instance instance, Ballot ballot, const Value& value, cons
   place->incoming.reset();
   place->incoming_ballot = kNoBallot;
   accepted_below_ = std::max(accepted_below_, instance + 1);
+  keep(*place, effects);
   counters_[AcceptorCounter::kPhase2AAccepted].add();
   return true;
 }
@@ -288,6 +322,8 @@ void Acceptor::take_votes(const Phase2BEntry& entry, Ballot ballot, std::uint32_
     counters_[AcceptorCounter::kVotesParked].add();
     if (place->pull_at == 0) place->pull_at = now + kPullFirst;
     schedule(place->pull_at);
+  } else if (place->number > durable_) {
+    return;  // on_durable() forwards them
   } else if (const auto successor = place->route.successor(self_)) {
     counters_[AcceptorCounter::kVotesForwarded].add();
     vote(*place, place->votes | just(self_), *successor, effects);
@@ -322,7 +358,7 @@ void Acceptor::append_credits(void* at) const {
 void Acceptor::flush_votes(Effects& effects) {
   if (votes_count_ == 0) return;
   const std::uint32_t credits = known_credits();
-  Outgoing& out = effects.send_after_persist(
+  Outgoing& out = effects.send_now(
       configuration_.acceptors[votes_to_].endpoint, MessageType::kPhase2B,
       sizeof(Phase2B) + votes_count_ * sizeof(Phase2BEntry) + credits * sizeof(LearnerCredit));
   auto& m = *reinterpret_cast<Phase2B*>(out.message());
@@ -413,6 +449,7 @@ const std::array<const char*, static_cast<std::size_t>(consensus::AcceptorCounte
         "values_pulled",    "fragments_pulled",  "pulled_values_sent", "decisions_sent",
         "trimmed_answers",  "drop_stale_ballot", "drop_behind_log",    "drop_beyond_log",
         "drop_no_memory",   "drop_bad_content",  "drop_mismatch",      "drop_unknown_peer",
-        "drop_fingerprint", "promises"};
+        "drop_fingerprint", "promises",          "votes_after_write",  "values_from_log",
+        "values_mended",    "drop_log_busy",     "drop_log_full"};
 
 }  // namespace annulus::dataplane

@@ -12,6 +12,8 @@
 // - What was accepted is kept for `retain` instances; below that the answer is "trimmed", never
 //   "empty" (T15).
 // - `chosen` is set only for the value that was proposed at the ballot a decision names (T6).
+// - Durable: promise, vote and value are on stable storage before anybody hears of them. The write
+//   starts with the Phase2A; promises are told and votes cast from on_durable() (T5).
 #pragma once
 
 #include <cstdint>
@@ -20,6 +22,7 @@
 #include "consensus/assembly.h"
 #include "consensus/effects.h"
 #include "consensus/latency.h"
+#include "consensus/log.h"
 #include "consensus/port.h"
 #include "consensus/ring.h"
 
@@ -31,6 +34,7 @@ struct AcceptorOptions {
   std::uint64_t fingerprint = 0;  // of the cluster-wide config
   Nanos ring_late_floor = 100 * kMicrosecond;
   Nanos ring_late_ceiling = 500 * kMillisecond;
+  bool durable = false;  // what must be kept is among the effects, and waited for
 };
 
 enum class AcceptorCounter : std::uint8_t {
@@ -56,6 +60,11 @@ enum class AcceptorCounter : std::uint8_t {
   kDropUnknownPeer,
   kDropFingerprint,  // Phase1A of a cluster with another config
   kPromises,
+  kVotesAfterWrite,  // that had to wait for the log
+  kValuesFromLog,    // answered from there, being no longer in memory
+  kValuesMended,     // that the log had lost, and others gave back
+  kDropLogBusy,      // too much is being written already
+  kDropLogFull,
   kCount,
 };
 
@@ -63,6 +72,9 @@ class Acceptor {
  public:
   Acceptor(const Configuration& configuration, std::uint32_t self, const AcceptorOptions& options,
            dataplane::BufferPool& assembly_pool);
+
+  /// Before anything else: what it knew when it last ran.
+  void restore(const RecoveredAcceptor& recovered);
 
   void on_phase1a(const Received& in, Effects& effects);
   void on_phase2a(const Received& in, Nanos now, Effects& effects);
@@ -75,9 +87,23 @@ class Acceptor {
 
   /// For the coordinator on the same node: promise to its own ballot, accept its own proposal.
   /// False if a higher ballot was promised meanwhile.
-  bool promise(Ballot ballot);
+  bool promise(Ballot ballot, Effects& effects);
   bool accept(Instance instance, Ballot ballot, const Value& value, const Slice& bytes,
-              const Route& route, Nanos now);
+              const Route& route, Nanos now, Effects& effects);
+  /// Only what is durable may be counted: the promise made last, the accept of an instance.
+  bool promise_durable() const { return promise_number_ <= durable_; }
+  bool accept_durable(Instance instance) const {
+    const Slot& place = slot(instance);
+    return place.instance != instance || place.number <= durable_;  // none leaves memory before
+  }
+
+  /// What the log has done: tells the promises and casts the votes that waited for it. May stop for
+  /// want of room in the effects; call it again with every turn.
+  void on_durable(const LogProgress& progress, Nanos now, Effects& effects);
+  /// Something given to the log is not durable yet, or waits to be told.
+  bool awaits_log() const { return number_ != durable_ || waiting_head_ != waiting_tail_; }
+  /// A value that on_pull() wanted read.
+  void on_read(const LogValue& value, Effects& effects);
 
   /// Sends the votes gathered since the last call; once per burst.
   void flush(Effects& effects);
@@ -90,6 +116,8 @@ class Acceptor {
   /// Every instance below is known chosen and held here (or was, and is trimmed).
   Instance chosen_below() const { return chosen_below_; }
   Instance trimmed_below() const { return trimmed_below_; }
+  /// Where not listing an accept does not mean that there was none; empty of an undamaged log.
+  InstanceRange unknown() const;
   /// One past the highest instance accepted.
   Instance accepted_below() const { return accepted_below_; }
   struct Accepted {
@@ -122,6 +150,7 @@ class Acceptor {
     Ballot incoming_ballot{};
     Assembly incoming;  // fragments of a proposal not complete yet
     bool chosen = false;
+    std::uint64_t number = 0;  // of the accept in the log
     // Votes that the ring brought, and what they are for; parked until the value is held.
     Ballot votes_ballot{};
     AcceptorSet votes{};
@@ -150,9 +179,22 @@ class Acceptor {
                   Effects& effects);
   bool take_fragment(Slot& slot, Ballot ballot, const Value& value, const Fragment& fragment,
                      const Received& in, const Route& route, Nanos now, Effects& effects);
-  void accepted_now(Slot& slot, const Route& route, Nanos now, Effects& effects);
+  void accepted_now(Slot& slot, Nanos now, Effects& effects);
+  void vote_accepted(Slot& slot, Effects& effects);
+  void raise_promise(Ballot ballot, Effects& effects);
+  bool log_takes(const Value& value);
+  void keep(Slot& slot, Effects& effects);
+  void answer_phase1a(Effects& effects);
+  bool mend(Instance instance, const Received& in, Effects& effects);
+  void mend_missing(Nanos now, Effects& effects);
   void vote(const Slot& slot, AcceptorSet votes, std::uint32_t to, Effects& effects);
-  void send_value(const Endpoint& to, const Slot& slot, std::uint64_t fragments, Effects& effects);
+  struct Told {
+    Instance instance{};
+    Ballot ballot{};
+    bool chosen = false;
+  };
+  void send_value(const Endpoint& to, const Told& told, const Value& value, const Slice& bytes,
+                  std::uint64_t fragments, Effects& effects);
   void pull_missing(Slot& slot, std::uint32_t from, Nanos now, Effects& effects);
   std::uint32_t whom_to_ask(const Slot& slot) const;
   void resend_vote(const Received& in, Instance instance, Ballot ballot, Effects& effects);
@@ -178,6 +220,7 @@ class Acceptor {
   Instance accepted_below_ = kFirstInstance;
   Instance seen_below_ = kFirstInstance;  // one past the highest slot in use
   Instance trimmed_below_ = kFirstInstance;
+  Instance held_from_ = kFirstInstance;  // from here on in memory, as far as known chosen
   Nanos deadline_ = kNever;
   QuantileEstimate ring_delay_;
 
@@ -186,6 +229,35 @@ class Acceptor {
   std::uint32_t votes_count_ = 0;
   std::uint32_t votes_to_ = 0;
   Ballot votes_ballot_{};
+
+  // Durability. Numbers count what was given to the log.
+  struct Waiting {
+    Instance instance{};
+    std::uint64_t number = 0;
+  };
+  struct Answer {
+    Endpoint to;
+    Ballot ballot{};
+    Instance from{};
+  };
+  std::uint64_t number_ = 0;          // given last
+  std::uint64_t durable_ = 0;         // on stable storage up to here
+  std::uint64_t promise_number_ = 0;  // of the promise made last
+  std::uint64_t log_space_ = 0;
+  std::vector<Waiting> waiting_;  // accepts to vote for, a ring by count
+  std::uint64_t waiting_head_ = 0;
+  std::uint64_t waiting_tail_ = 0;
+  Answer answer_;  // the Phase1A to answer once the promise is durable; ballot 0: none
+  InstanceRange unknown_;
+  struct Mend {
+    Instance instance{};
+    Assembly assembly;
+    Nanos pull_at = 0;
+    std::uint32_t pulls = 0;
+  };
+  static constexpr std::size_t kMendsMax = 16;
+  std::array<Mend, kMendsMax> mends_;
+  std::vector<Instance> missing_;  // chosen, but lost by the log; not being mended yet
 
   std::array<Credit, kLearnersMax> credits_{};
   bool credits_changed_ = false;

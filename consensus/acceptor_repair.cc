@@ -6,24 +6,25 @@
 
 namespace annulus::consensus {
 
-void Acceptor::send_value(const Endpoint& to, const Slot& place, std::uint64_t fragments,
-                          Effects& effects) {
-  const Value& value = place.held.value();
+// A value is sent without waiting for the log: it stands for the proposal it came with, or for what
+// others decided, and for no vote of this acceptor.
+void Acceptor::send_value(const Endpoint& to, const Told& told, const Value& value,
+                          const Slice& bytes, std::uint64_t fragments, Effects& effects) {
   const std::uint32_t count = cut(value.bytes, options_.fragment_bytes, 0).count;
   for (std::uint32_t i = 0; i < count; ++i) {
     if ((fragments >> i & 1) == 0) continue;
     const Fragment fragment = cut(value.bytes, options_.fragment_bytes, i);
     ValueMessage m{};
-    m.instance = raw(place.instance);
-    m.ballot = raw(place.ballot);
+    m.instance = raw(told.instance);
+    m.ballot = raw(told.ballot);
     m.value = to_wire(value);
     m.fragment = to_wire(fragment);
     m.decided = to_wire(decided_);
-    m.chosen = place.chosen ? 1 : 0;
-    Outgoing& out = effects.send_after_persist(to, MessageType::kValue, m);
+    m.chosen = told.chosen ? 1 : 0;
+    Outgoing& out = effects.send_now(to, MessageType::kValue, m);
     if (value.bytes != 0) {
       const std::uint32_t offset = fragment.offset();
-      out.payload = place.held.bytes().part(offset, std::min(fragment.bytes, value.bytes - offset));
+      out.payload = bytes.part(offset, std::min(fragment.bytes, value.bytes - offset));
       if (count == 1) out.payload_hash = value.content_hash;
     }
     counters_[AcceptorCounter::kPulledValuesSent].add();
@@ -56,7 +57,10 @@ void Acceptor::on_pull(const Received& in, Effects& effects) {
     }
     const Slot& place = slot(instance);
     if (place.instance == instance && place.ballot != kNoBallot) {
-      send_value(in.from, place, entry.fragments, effects);
+      send_value(in.from, {place.instance, place.ballot, place.chosen}, place.held.value(),
+                 place.held.bytes(), entry.fragments, effects);
+    } else if (options_.durable && instance < held_from_) {
+      effects.read({instance, entry.fragments, in.from});
     }
   }
 }
@@ -69,6 +73,7 @@ void Acceptor::resend_vote(const Received& in, Instance instance, Ballot ballot,
   }
   const Slot& place = slot(instance);
   if (place.instance != instance || place.ballot != ballot || ballot < promised_) return;
+  if (place.number > durable_) return;
   counters_[AcceptorCounter::kVoteResent].add();
   vote(place, place.votes_match() ? place.votes | just(self_) : just(self_), *asker, effects);
 }
@@ -76,6 +81,7 @@ void Acceptor::resend_vote(const Received& in, Instance instance, Ballot ballot,
 void Acceptor::on_value(const Received& in, Nanos now, Effects& effects) {
   const auto& m = message<ValueMessage>(in.frame);
   const Ballot ballot{m.ballot.get()};
+  if (mend(Instance{m.instance.get()}, in, effects)) return;
   Slot* place = admit(Instance{m.instance.get()});
   if (place == nullptr) return;
   const Value value = from_wire(m.value);
@@ -97,6 +103,7 @@ void Acceptor::on_value(const Received& in, Nanos now, Effects& effects) {
 void Acceptor::on_trimmed(const Trimmed& trimmed, Nanos now) {
   // Decided and gone everywhere it was asked for: nothing here can matter any more.
   trimmed_below_ = std::max(trimmed_below_, Instance{trimmed.trimmed_below.get()});
+  held_from_ = std::max(held_from_, trimmed_below_);
   chosen_below_ = std::max(chosen_below_, trimmed_below_);
   accepted_below_ = std::max(accepted_below_, trimmed_below_);
   seen_below_ = std::max(seen_below_, trimmed_below_);
@@ -138,6 +145,7 @@ std::uint32_t Acceptor::whom_to_ask(const Slot& place) const {
 void Acceptor::tick(Nanos now, Effects& effects) {
   if (now < deadline_) return;
   deadline_ = kNever;
+  mend_missing(now, effects);
   const Instance end =
       std::min(std::max(seen_below_, decided_.below), chosen_below_ + kUndecidedMax);
   for (Instance i = chosen_below_; i < end; ++i) {
@@ -171,6 +179,7 @@ bool Acceptor::repair(Slot& place, Instance instance, Nanos now, Effects& effect
 void Acceptor::vote_if_late(Slot& place, Nanos now, Effects& effects) {
   if (place.chosen || place.ballot == kNoBallot || place.ballot != promised_) return;
   if (place.route.size() == 0 || place.route.contains(self_)) return;
+  if (place.number > durable_) return;  // its vote will be cast, and awaited, from then on
   const Nanos late = ring_delay_.p99();
   const Nanos due = std::max(place.accepted_at, place.voted_at) + late;
   if (due > now) {

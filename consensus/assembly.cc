@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "dataplane/defect.h"
 #include "dataplane/hash.h"
 
 namespace annulus::consensus {
@@ -10,7 +11,7 @@ AssemblyOutcome Assembly::add(const Value& value, const Fragment& fragment,
                               const dataplane::Slice& payload, std::uint64_t payload_hash,
                               dataplane::BufferPool& pool) {
   if (!started_) start(value);
-  if (value != value_) return AssemblyOutcome::kMismatch;
+  if (value != value_ && !DEFECT(kFragmentOfAnyValue)) return AssemblyOutcome::kMismatch;
   if (complete()) return AssemblyOutcome::kDuplicate;
   if (fragment.count == 1) {
     if (payload_hash != value.content_hash) return AssemblyOutcome::kBadContent;

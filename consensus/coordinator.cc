@@ -57,7 +57,8 @@ void Coordinator::propose_all(Nanos now, Effects& effects) {
   const Instance credit = credit_below();
   bool blocked = false;
   while (effects.room() >= Effects::kPerStepMax) {
-    const bool recovering = next_ < recovered_below_;
+    const bool recovering = next_ < recovered_below_ &&
+                            !(DEFECT(kHoleTakesCommand) && recovered(next_).ballot == kNoBallot);
     const SubmitStreams::Ready* ready = recovering ? nullptr : streams_.front();
     if (!recovering && ready == nullptr) break;
     if (next_ - decided_below_ >= options_.window) {
@@ -87,8 +88,8 @@ void Coordinator::propose_all(Nanos now, Effects& effects) {
 bool Coordinator::propose(const Value& value, const Slice& bytes, Nanos received, Nanos now,
                           Effects& effects) {
   const Instance instance = next_;
-  if (!acceptor_.accept(instance, ballot_, value, bytes, route_, now)) {
-    // Its log is full of undecided instances, or it promised to another coordinator.
+  if (!acceptor_.accept(instance, ballot_, value, bytes, route_, now, effects)) {
+    // Its log is full, or full of undecided instances, or it promised to another coordinator.
     observe(acceptor_.promised());
     return false;
   }
@@ -105,8 +106,16 @@ bool Coordinator::propose(const Value& value, const Slice& bytes, Nanos received
   told_below_ = decided_below_;
   tell_by_ = kNever;
   proposed_this_burst_ = true;
-  add_votes(instance, just(self_), now);
+  count_own_votes(now);
   return true;
+}
+
+/// Its own vote counts as any other: once the accept is durable. It accepts, and its log keeps, in
+/// the order of the instances.
+void Coordinator::count_own_votes(Nanos now) {
+  for (; own_next_ < next_ && acceptor_.accept_durable(own_next_); ++own_next_) {
+    if (own_next_ >= decided_below_) add_votes(own_next_, just(self_), now);
+  }
 }
 
 void Coordinator::send_proposal(Instance instance, const Slot& place, bool repeated,
@@ -353,27 +362,12 @@ namespace annulus::dataplane {
 
 template <>
 const std::array<const char*, static_cast<std::size_t>(consensus::CoordinatorCounter::kCount)>
-    CounterNames<consensus::CoordinatorCounter>::names = {"elections_started",
-                                                          "elections_won",
-                                                          "stepped_down",
-                                                          "proposals",
-                                                          "decided",
-                                                          "decided_by_spare",
-                                                          "decisions_piggybacked",
-                                                          "decisions_flushed",
-                                                          "heartbeats",
-                                                          "votes_pulled",
-                                                          "proposals_repeated",
-                                                          "rerouted",
-                                                          "window_full",
-                                                          "credit_blocked",
-                                                          "learners_left",
-                                                          "learners_back",
-                                                          "values_recovered",
-                                                          "holes_filled",
-                                                          "values_pulled",
-                                                          "drop_stale_vote",
-                                                          "drop_mismatched_vote",
-                                                          "drop_too_far_behind"};
+    CounterNames<consensus::CoordinatorCounter>::names = {
+        "elections_started", "elections_won",        "stepped_down",          "proposals",
+        "decided",           "decided_by_spare",     "decisions_piggybacked", "decisions_flushed",
+        "heartbeats",        "votes_pulled",         "proposals_repeated",    "rerouted",
+        "window_full",       "credit_blocked",       "learners_left",         "learners_back",
+        "values_recovered",  "holes_filled",         "values_pulled",         "phase1_unknown",
+        "drop_stale_vote",   "drop_mismatched_vote", "drop_too_far_behind"};
 
 }  // namespace annulus::dataplane

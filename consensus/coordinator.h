@@ -52,6 +52,8 @@ enum class CoordinatorCounter : std::uint8_t {
   kValuesRecovered,
   kHolesFilled,
   kValuesPulled,
+  kPhase1Unknown,  // a majority has promised, but what it accepted is unknown where logs are
+                   // damaged
   kDropStaleVote,
   kDropMismatchedVote,
   kDropTooFarBehind,
@@ -76,6 +78,8 @@ class Coordinator {
   void observe(Ballot ballot);
 
   void on_submit(const Received& in, Nanos now);
+  /// Counts the promise and the votes of the node's own acceptor that have become durable.
+  void on_durable(Nanos now, Effects& effects);
   void on_phase1b(const Received& in, Nanos now, Effects& effects);
   void on_phase2b(const Received& in, Nanos now);
   void on_value(const Received& in, Nanos now, Effects& effects);
@@ -111,6 +115,7 @@ class Coordinator {
     Ballot ballot{};
     Assembly assembly;
     std::uint32_t holder = 0;  // an acceptor that reported it
+    AcceptorSet listed{};      // all that reported an accept
   };
   struct Learner {
     bool known = false;
@@ -123,9 +128,16 @@ class Coordinator {
   Recovered& recovered(Instance instance) {
     return recovered_[raw(instance) & (recovered_.size() - 1)];
   }
+  const Recovered& recovered(Instance instance) const {
+    return recovered_[raw(instance) & (recovered_.size() - 1)];
+  }
   void send_phase1a(Nanos now, Effects& effects);
   void merge(Instance instance, Ballot ballot, const Value& value, std::uint32_t holder);
   void count_promise(std::uint32_t acceptor, Nanos now, Effects& effects);
+  void merge_own();
+  bool majority_knows(Instance instance) const;
+  bool accepts_known() const;
+  void count_own_votes(Nanos now);
   void finish_phase1(Nanos now, Effects& effects);
   void collect(Nanos now, Effects& effects);
   void propose_all(Nanos now, Effects& effects);
@@ -163,6 +175,7 @@ class Coordinator {
   Instance next_ = kFirstInstance;                     // next to propose
   Instance decided_below_ = kFirstInstance;            // contiguous
   Instance told_below_ = kFirstInstance;
+  Instance own_next_ = kFirstInstance;  // next whose own vote is to be counted
   std::vector<Slot> slots_;
 
   // Phase 1.
@@ -172,6 +185,7 @@ class Coordinator {
     std::uint64_t seen = 0;
   };
   std::array<Parts, kAcceptorsMax> parts_{};
+  std::array<InstanceRange, kAcceptorsMax> unknown_{};  // see Phase1B
   std::vector<Recovered> recovered_;
   Instance recovered_below_ = kFirstInstance;
   Nanos phase1_retry_at_ = kNever;

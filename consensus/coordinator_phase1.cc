@@ -22,30 +22,49 @@ void Coordinator::start(Nanos now, Effects& effects) {
   ballot_ = make_ballot(round_of(highest) + 1,
                         DEFECT(kBallotNotUnique) ? configuration_.acceptors[0].id : self_id());
   counters_[CoordinatorCounter::kElectionsStarted].add();
-  CHECK(acceptor_.promise(ballot_));
+  CHECK(acceptor_.promise(ballot_, effects));
   state_ = State::kPhase1;
   route_ = Route(configuration_, self_);
   silent_ = {};
   blocked_since_ = tell_by_ = kNever;
   promises_ = {};
   parts_ = {};
+  unknown_ = {};
   collect_rounds_ = 0;
   for (Recovered& place : recovered_) place = Recovered{};
-  from_ = acceptor_.chosen_below();
-  recovered_below_ = from_;
-  for (Instance i = from_; i < acceptor_.accepted_below(); ++i) {
+  from_ = recovered_below_ = kFirstInstance;
+  merge_own();
+  phase1_retry_at_ = kNever;
+  on_durable(now, effects);
+}
+
+/// What the node's own acceptor would answer.
+void Coordinator::merge_own() {
+  from_ = std::max(from_, acceptor_.chosen_below());
+  recovered_below_ = std::max(recovered_below_, from_);
+  for (Instance i = from_; i < acceptor_.accepted_below() && !DEFECT(kPhase1ForgetsOwn); ++i) {
     const Acceptor::Accepted held = acceptor_.accepted(i);
     if (held.ballot != kNoBallot) merge(i, held.ballot, *held.value, self_);
   }
+  unknown_[self_] = acceptor_.unknown();
+}
+
+/// A ballot that its own acceptor could forget must not be heard of: the same one could then be
+/// made again for other values (T2).
+void Coordinator::on_durable(Nanos now, Effects& effects) {
+  if (state_ == State::kActive) count_own_votes(now);
+  const bool counted = (raw(promises_) >> self_ & 1) != 0;
+  if (state_ != State::kPhase1 || counted || !acceptor_.promise_durable()) return;
   send_phase1a(now, effects);
   count_promise(self_, now, effects);
 }
 
 void Coordinator::send_phase1a(Nanos now, Effects& effects) {
   for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
-    if (i == self_ || (raw(promises_) >> i & 1) != 0) continue;
-    effects.send_after_persist(configuration_.acceptors[i].endpoint, MessageType::kPhase1A,
-                               Phase1A{raw(ballot_), raw(from_), options_.fingerprint});
+    // Who did not know all it accepted may have been given it back since.
+    if (i == self_ || ((raw(promises_) >> i & 1) != 0 && unknown_[i].empty())) continue;
+    effects.send_now(configuration_.acceptors[i].endpoint, MessageType::kPhase1A,
+                     Phase1A{raw(ballot_), raw(from_), options_.fingerprint});
   }
   phase1_retry_at_ = now + kPhase1Retry;
   schedule(phase1_retry_at_);
@@ -55,8 +74,12 @@ void Coordinator::merge(Instance instance, Ballot ballot, const Value& value,
                         std::uint32_t holder) {
   Recovered& place = recovered(instance);
   // A lower instance in the same place is one that another acceptor knows chosen.
-  if (place.instance > instance || (place.instance == instance && place.ballot >= ballot)) return;
+  if (place.instance > instance) return;
+  if (place.instance < instance) place = Recovered{};
   place.instance = instance;
+  place.listed = place.listed | just(holder);
+  const bool lower = DEFECT(kPhase1TakesLowest) && place.ballot != kNoBallot;
+  if (lower ? place.ballot <= ballot : place.ballot >= ballot) return;
   place.ballot = ballot;
   place.holder = holder;
   place.assembly.reset();
@@ -80,14 +103,45 @@ void Coordinator::on_phase1b(const Received& in, Nanos now, Effects& effects) {
   // Parts of different answers do not add up: what an acceptor knows grows between two of them.
   Parts& parts = parts_[*acceptor];
   if (parts.answer != m.answer) parts = {m.answer, 0};
+  unknown_[*acceptor] = {Instance{m.unknown_from.get()}, Instance{m.unknown_below.get()}};
   parts.seen |= std::uint64_t{1} << m.part;
   if (std::popcount(parts.seen) == m.parts) count_promise(*acceptor, now, effects);
 }
 
 void Coordinator::count_promise(std::uint32_t acceptor, Nanos now, Effects& effects) {
   promises_ = promises_ | just(acceptor);
+  if (!unknown_[self_].empty()) merge_own();  // it may have been given something back since
   const int needed = configuration_.majority() - (DEFECT(kPhase1MinorityEnough) ? 1 : 0);
-  if (size(promises_) >= needed && state_ == State::kPhase1) finish_phase1(now, effects);
+  if (size(promises_) < needed || state_ != State::kPhase1) return;
+  if (!accepts_known()) {
+    counters_[CoordinatorCounter::kPhase1Unknown].add();
+    return;
+  }
+  finish_phase1(now, effects);
+}
+
+/// Enough promised that none of them can have lost the accept that decided `instance` without
+/// another of them telling of it.
+bool Coordinator::majority_knows(Instance instance) const {
+  const Recovered& place = recovered(instance);
+  AcceptorSet knowing{};
+  for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
+    if ((raw(promises_) >> i & 1) == 0) continue;
+    const bool listed = place.instance == instance && (raw(place.listed) >> i & 1) != 0;
+    if (listed || !unknown_[i].contains(instance)) knowing = knowing | just(i);
+  }
+  return size(knowing) >= configuration_.majority();
+}
+
+/// Whether that is so wherever somebody's log is damaged. Past the last accept that is known, too:
+/// a value that only a damaged log held may be decided there.
+bool Coordinator::accepts_known() const {
+  for (const InstanceRange& range : unknown_) {
+    for (Instance i = std::max(from_, range.from); i < range.below; ++i) {
+      if (!majority_knows(i)) return false;
+    }
+  }
+  return true;
 }
 
 void Coordinator::finish_phase1(Nanos now, Effects& effects) {
@@ -100,6 +154,7 @@ void Coordinator::finish_phase1(Nanos now, Effects& effects) {
   for (Instance i = from_; i < recovered_below_; ++i) {
     Recovered& place = recovered(i);
     if (place.instance != i) {
+      place = Recovered{};
       place.instance = i;
       place.assembly.set(kNoopValue, {});
       counters_[CoordinatorCounter::kHolesFilled].add();
@@ -144,7 +199,7 @@ void Coordinator::collect(Nanos now, Effects& effects) {
   }
   counters_[CoordinatorCounter::kElectionsWon].add();
   state_ = State::kActive;
-  next_ = decided_below_ = told_below_ = from_;
+  next_ = decided_below_ = told_below_ = own_next_ = from_;
   phase1_retry_at_ = kNever;
   heartbeat_gap_ = kMillisecond;
   heartbeat_at_ = now;

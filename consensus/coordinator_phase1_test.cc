@@ -29,9 +29,15 @@ TEST_F(Phase1Test, StartsAfterAMajorityOfPromisesOfItsBallot) {
 TEST_F(Phase1Test, PromiseOfAnotherBallotOrAStrangerDoesNotCount) {
   start(3);
   coordinator_->start(now_, effects_);
-  const Phase1B other{
-      raw(ballot(9)),  1ull, 1ull, to_wire(Decided{}), std::uint16_t{0}, std::uint16_t{1},
-      std::uint16_t{0}};
+  const Phase1B other{raw(ballot(9)),
+                      1ull,
+                      1ull,
+                      0ull,
+                      0ull,
+                      to_wire(Decided{}),
+                      std::uint16_t{0},
+                      std::uint16_t{1},
+                      std::uint16_t{0}};
   coordinator_->on_phase1b(
       frames_.list<Phase1B, Phase1BEntry>(acceptor_id(1), MessageType::kPhase1B, other, {}), now_,
       effects_);
@@ -91,8 +97,9 @@ TEST_F(Phase1Test, HighestBallotsValueIsProposedAgainUnderItsOwnId) {
   const Content low = frames_.content(1);
   const Content high = frames_.content(2, 5'000, PartitionMask{2});
   const Content own = frames_.content(3);
-  acceptor_->accept(at(1), ballot(3, 1), own.value, own.bytes, Route(configuration_, 1), now_);
-  acceptor_->promise(ballot(7, 2));
+  acceptor_->accept(at(1), ballot(3, 1), own.value, own.bytes, Route(configuration_, 1), now_,
+                    effects_);
+  acceptor_->promise(ballot(7, 2), effects_);
   coordinator_->start(now_, effects_);
   promise(1, {accepted(at(1), ballot(2, 1), low.value)});
   promise(2, {accepted(at(1), ballot(7, 2), high.value)});
@@ -146,7 +153,7 @@ TEST_F(Phase1Test, WhatOnlyThisNodeDoesNotKnowChosenIsProposedAgain) {
   start(3);
   const Content content = frames_.content(1);
   acceptor_->accept(at(1), ballot(1, 1), content.value, content.bytes, Route(configuration_, 1),
-                    now_);
+                    now_, effects_);
   coordinator_->start(now_, effects_);
   promise(1, {accepted(at(1), ballot(1, 1), content.value)}, at(1));
   ASSERT_TRUE(coordinator_->active());
@@ -250,7 +257,7 @@ TEST_F(Phase1Test, HigherBallotEndsTheTermAndALowerOneDoesNot) {
 TEST_F(Phase1Test, PromiseGivenToAnotherEndsTheTermAtTheNextProposal) {
   start(3);
   elect();
-  acceptor_->promise(ballot(50, 2));
+  acceptor_->promise(ballot(50, 2), effects_);
   submit(1, 3);
   turn();
   EXPECT_TRUE(proposed().empty());

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <bit>
 
-#include "dataplane/defect.h"
-
 namespace annulus::consensus {
 namespace {
 
@@ -131,7 +129,7 @@ void Learner::on_value(const Received& in, Nanos now) {
   const Ballot ballot{m.ballot.get()};
   const Value value = from_wire(m.value);
   if (Slot* place = admit(Instance{m.instance.get()}, now)) {
-    const bool chosen = m.chosen == 1;
+    const bool chosen = m.chosen == 1 || DEFECT(kPulledTakenAsDecided);
     const bool same = place->assembly.started() && place->assembly.value() == value;
     if (chosen || (!place->chosen && ballot >= place->ballot) || same) {
       if (!same) place->assembly.start(value);

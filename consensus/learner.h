@@ -18,6 +18,7 @@
 #include "consensus/latency.h"
 #include "consensus/port.h"
 #include "consensus/ring.h"
+#include "dataplane/defect.h"
 
 namespace annulus::consensus {
 
@@ -57,6 +58,12 @@ class Learner {
   void on_value(const Received& in, Nanos now);
   void on_trimmed(const Trimmed& trimmed);
 
+  /// Whether next() has anything to look at: cheap, for turns in which nothing came.
+  bool next_chosen() const {
+    const Slot& place = slots_[raw(next_) & (slots_.size() - 1)];
+    return (place.instance == next_ && place.chosen) || DEFECT(kSkipUndecidedMask) ||
+           DEFECT(kReplyBeforePrefix);
+  }
   /// The next value in order that concerns this learner, if it is ready. Instances that do not
   /// concern it are passed over.
   bool next(Delivery& delivery);

@@ -56,6 +56,8 @@ bool valid_phase1b(const Frame& frame, std::uint32_t value_bytes_max) {
   const auto& m = message<Phase1B>(frame);
   if (m.parts == 0 || m.parts > kPhase1BPartsMax || m.part >= m.parts) return false;
   if (!valid_decided(m.decided)) return false;
+  const bool unknown = m.unknown_below != 0;
+  if (unknown ? m.unknown_from >= m.unknown_below : m.unknown_from != 0) return false;
   if (!exact_list<Phase1B, Phase1BEntry>(frame, m.count)) return false;
   std::uint64_t last = 0;
   for (const auto& entry : entries<Phase1BEntry>(m, m.count)) {

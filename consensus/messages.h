@@ -131,6 +131,9 @@ struct Phase1B {
   u64le ballot;
   u64le answer;        // hash of the whole answer: parts belong together only if they agree
   u64le chosen_below;  // instances below are decided: "trimmed", never "empty" (T15)
+  u64le
+      unknown_from;  // what is not listed of [unknown_from, unknown_below) may have been accepted:
+  u64le unknown_below;  // the sender's log is damaged there. No range: both 0
   WireDecided decided;
   u16le part;
   u16le parts;

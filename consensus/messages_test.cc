@@ -41,7 +41,7 @@ class MessagesTest : public testing::Test {
     std::vector<Phase1BEntry> reported;
     for (std::uint64_t i = 1; i <= 4; ++i) reported.push_back({i, 3ull, to_wire(content.value)});
     add(frames_.list(acceptor_id(1), MessageType::kPhase1B,
-                     Phase1B{5ull, 1ull, 1ull, to_wire(Decided{}), std::uint16_t{1},
+                     Phase1B{5ull, 1ull, 1ull, 0ull, 0ull, to_wire(Decided{}), std::uint16_t{1},
                              std::uint16_t{2}, std::uint16_t{4}},
                      reported));
     add(frames_.phase2a(at(3), ballot(1), content, route, {ballot(1), at(1), at(2)}, 1));

@@ -2,13 +2,15 @@
 
 #include <algorithm>
 
+#include "dataplane/defect.h"
+
 namespace annulus::consensus {
 namespace {
 
 /// Longer values are assembled in a node's own buffers: one for each place that may hold one.
 std::uint32_t acceptor_assemblies(const AcceptorNodeOptions& options) {
   return options.acceptor.retain                     // accepted and kept
-         + kUndecidedMax                             // coming in, or collected by Phase 1
+         + 2 * kUndecidedMax                         // coming in, collected by Phase 1, mended
          + options.coordinator.submit.proposers_max  // submitted: next of each proposer
          + 4 * options.coordinator.submit.window;    // and further ones
 }
@@ -16,6 +18,11 @@ std::uint32_t acceptor_assemblies(const AcceptorNodeOptions& options) {
 std::uint32_t learner_assemblies(const LearnerNodeOptions& options) {
   return 2 * options.learner.window  // undelivered, and with the worker
          + 4 * options.submit.window + 16;
+}
+
+AcceptorOptions durable(AcceptorOptions options, bool durable) {
+  options.durable = durable;
+  return options;
 }
 
 std::string plan_line(const char* what, std::uint64_t count, std::uint64_t each) {
@@ -40,43 +47,93 @@ std::uint32_t learner_index(const Configuration& configuration, NodeId id) {
 // --- AcceptorNode
 
 AcceptorNode::AcceptorNode(const AcceptorNodeOptions& options, const Configuration& configuration,
-                           dataplane::Transport& transport)
+                           dataplane::Transport& transport, AcceptorLog* log)
     : configuration_(configuration),
       options_(options),
       self_(acceptor_index(configuration, options.identity.node)),
       pool_(acceptor_assemblies(options), options.value_bytes_max),
       port_(transport, options.identity, configuration, options.value_bytes_max),
-      acceptor_(configuration, self_, options.acceptor, pool_),
+      acceptor_(configuration, self_, durable(options.acceptor, log != nullptr), pool_),
       coordinator_(configuration, self_, options.coordinator, acceptor_, pool_),
-      start_election_(options.coordinate) {}
+      log_(log),
+      start_election_(options.coordinate) {
+  if (log_ != nullptr) acceptor_.restore(log_->recovered());
+}
+
+bool AcceptorNode::mute() const { return options_.mute && !DEFECT(kMuteVotes); }
+
+/// Gives to the log what is to be kept, and sends the rest.
+void AcceptorNode::drain(Nanos now) {
+  if (log_ != nullptr) {
+    log_->append(effects_.keeps());
+    for (const LogRead& wanted : effects_.reads()) log_->read(wanted);
+    if (effects_.size() == 0) effects_.clear();
+  }
+  port_.send(now, effects_);
+}
+
+/// False once the log has failed: no promise and no vote of this node is worth anything then.
+bool AcceptorNode::poll_log(Nanos now) {
+  if (failed()) return false;
+  progress_ = log_->poll(now);
+  if (progress_.failed) {
+    failed_.store(true, std::memory_order_relaxed);
+    effects_.clear();
+    return false;
+  }
+  acceptor_.on_durable(progress_, now, effects_);
+  if (effects_.room() < Effects::kPerStepMax) drain(now);
+  coordinator_.on_durable(now, effects_);
+  LogValue value;
+  while (true) {
+    if (effects_.room() < Effects::kPerStepMax) drain(now);
+    if (!log_->next_read(value)) break;
+    acceptor_.on_read(value, effects_);
+  }
+  return true;
+}
 
 dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
   std::uint32_t work = 0;
+  if (log_ != nullptr && !poll_log(now)) {
+    Port::release(port_.receive(now));
+    return {0, kNever};
+  }
   while (work < budget) {
     const std::span<Received> burst = port_.receive(now);
     if (burst.empty()) break;
     work += static_cast<std::uint32_t>(burst.size());
-    if (options_.mute) {
+    if (mute()) {
       counters_[NodeCounter::kDropMute].add(burst.size());
     } else {
       for (const Received& in : burst) {
-        if (effects_.room() < Effects::kPerStepMax) port_.send(now, effects_);
+        if (effects_.room() < Effects::kPerStepMax) drain(now);
         handle(in, now);
       }
     }
     Port::release(burst);
+    if (log_ != nullptr) {
+      drain(now);
+      log_->submit(now);  // at once, while the rest of the ring is still to hear of it
+    }
+    if (burst.size() < Port::kBurst) break;  // that was all
   }
-  if (options_.mute) return {work, kNever};
-  if (effects_.room() < 2 * Effects::kPerStepMax) port_.send(now, effects_);
+  if (mute()) return {work, kNever};
+  if (effects_.room() < 2 * Effects::kPerStepMax) drain(now);
   if (std::exchange(start_election_, false)) coordinator_.start(now, effects_);
   acceptor_.tick(now, effects_);
-  port_.send(now, effects_);
+  drain(now);
   coordinator_.tick(now, effects_);
   coordinator_.flush(now, effects_);
-  if (effects_.room() < 2) port_.send(now, effects_);
+  if (effects_.room() < 2) drain(now);
   acceptor_.flush(effects_);
-  port_.send(now, effects_);
-  return {work, std::min(acceptor_.deadline(), coordinator_.deadline())};
+  drain(now);
+  Nanos deadline = std::min(acceptor_.deadline(), coordinator_.deadline());
+  if (log_ != nullptr) {
+    log_->submit(now);
+    if (progress_.busy || acceptor_.awaits_log()) deadline = now;
+  }
+  return {work, deadline};
 }
 
 void AcceptorNode::handle(const Received& in, Nanos now) {
@@ -171,10 +228,11 @@ void AcceptorNode::add_counters(dataplane::Registry& registry, const std::string
   registry.add(node, "transport", port_.transport().counters());
   registry.add(node, "node", counters_);
   registry.add(node, "ordered_ns", coordinator_.ordered_ns());
+  if (log_ != nullptr) log_->add_counters(registry, node);
 }
 
 std::string AcceptorNode::memory_plan(const AcceptorNodeOptions& options) {
-  return plan_line("assembly buffers (retain + undecided + proposers + 4 x submit window)",
+  return plan_line("assembly buffers (retain + 2 x undecided + proposers + 4 x submit window)",
                    acceptor_assemblies(options), options.value_bytes_max) +
          plan_line("submit places (proposers x submit window)",
                    std::uint64_t{options.coordinator.submit.proposers_max} *
@@ -205,6 +263,7 @@ dataplane::PollResult LearnerNode::poll(Nanos now, std::uint32_t budget) {
     work += static_cast<std::uint32_t>(burst.size());
     for (const Received& in : burst) handle(in, now);
     Port::release(burst);
+    if (burst.size() < Port::kBurst) break;  // that was all
   }
   work += deliver(now);
   if (options_.client_server) {
@@ -280,6 +339,7 @@ void LearnerNode::send_proposals(Nanos now) {
 }
 
 std::uint32_t LearnerNode::deliver(Nanos) {
+  if (!options_.client_server && !learner_.next_chosen()) return 0;
   std::uint32_t delivered = 0;
   const std::uint32_t room = rings_.deliveries.room();
   Delivery delivery;

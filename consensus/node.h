@@ -2,6 +2,7 @@
 // acceptor and, beside it, a coordinator; LearnerNode is a replica's side towards the network.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,8 +45,9 @@ struct AcceptorNodeOptions {
 
 class AcceptorNode final : public dataplane::Stage {
  public:
+  /// With a log, the acceptor is durable, and starts from what the log recovered.
   AcceptorNode(const AcceptorNodeOptions& options, const Configuration& configuration,
-               dataplane::Transport& transport);
+               dataplane::Transport& transport, AcceptorLog* log = nullptr);
 
   dataplane::PollResult poll(Nanos now, std::uint32_t budget) override;
   const char* name() const override { return "acceptor"; }
@@ -53,6 +55,9 @@ class AcceptorNode final : public dataplane::Stage {
 
   /// Makes this node run Phase 1 at its next poll.
   void start_election() { start_election_ = true; }
+
+  /// Its log failed: it says nothing any more. Any thread.
+  bool failed() const { return failed_.load(std::memory_order_relaxed); }
 
   const Acceptor& acceptor() const { return acceptor_; }
   const Coordinator& coordinator() const { return coordinator_; }
@@ -62,6 +67,9 @@ class AcceptorNode final : public dataplane::Stage {
 
  private:
   void handle(const Received& in, Nanos now);
+  void drain(Nanos now);
+  bool poll_log(Nanos now);
+  bool mute() const;
   void on_submit(const Received& in, Nanos now);
   void on_learner_status(const Received& in, Nanos now);
 
@@ -73,6 +81,9 @@ class AcceptorNode final : public dataplane::Stage {
   Acceptor acceptor_;
   Coordinator coordinator_;
   Effects effects_;
+  AcceptorLog* const log_;  // null: votes live in memory
+  LogProgress progress_;
+  std::atomic<bool> failed_{false};  // only ever becomes true: nothing is published through it
   bool start_election_;
   dataplane::Counters<NodeCounter> counters_;
 };

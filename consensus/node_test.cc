@@ -7,59 +7,26 @@
 #include <cstring>
 
 #include "dataplane/hash.h"
-#include "dataplane/local/local_transport.h"
+#include "tests/support/local_ring.h"
 
 namespace annulus::consensus {
 namespace {
 
-using dataplane::LocalSwitch;
-
-constexpr std::uint64_t kCluster = 77;
-constexpr Endpoint kGroup{0xef000001, 4000};
-
-Endpoint node_endpoint(std::uint32_t i) { return {0x0a000001 + i, 4000}; }
+using support::LocalRing;
 
 class RingTest : public testing::Test {
  protected:
-  void start(Dissemination dissemination, std::uint32_t mtu = 9'000) {
-    configuration_.dissemination = dissemination;
-    configuration_.group = kGroup;
-    std::vector<Endpoint> endpoints;
-    for (std::uint32_t i = 0; i < 6; ++i) endpoints.push_back(node_endpoint(i));
-    for (std::uint32_t i = 0; i < 3; ++i) {
-      configuration_.acceptors.push_back({NodeId{i + 1}, endpoints[i]});
-    }
-    for (std::uint32_t i = 3; i < 5; ++i) {
-      configuration_.learners.push_back({NodeId{i + 1}, endpoints[i], kAllPartitions});
-    }
-    switch_ = std::make_unique<LocalSwitch>(
-        endpoints, dataplane::LocalOptions{.mtu = mtu, .link_depth = 4'096});
-    fragment_ = fragment_bytes(mtu - dataplane::kIpUdpHeaderBytes);
-    for (std::uint32_t i = 0; i < 5; ++i) ASSERT_TRUE(switch_->transport(i).join(kGroup).ok());
-    for (std::uint32_t i = 0; i < 3; ++i) {
-      AcceptorNodeOptions options;
-      options.identity = {kCluster, 0, NodeId{i + 1}, 1};
-      options.acceptor.fragment_bytes = options.coordinator.fragment_bytes = fragment_;
-      options.coordinate = i == 0;
-      acceptors_.push_back(
-          std::make_unique<AcceptorNode>(options, configuration_, switch_->transport(i)));
-    }
-    for (std::uint32_t i = 0; i < 2; ++i) {
-      deliveries_.push_back(std::make_unique<dataplane::SpscRing<Delivery>>(1'024));
-      replies_.push_back(std::make_unique<dataplane::SpscRing<ReplyFrame>>(64));
-      proposals_.push_back(std::make_unique<dataplane::SpscRing<Proposal>>(2));
-      LearnerNodeOptions options;
-      options.identity = {kCluster, 0, NodeId{i + 4}, 1};
-      learners_.push_back(std::make_unique<LearnerNode>(
-          options, configuration_, switch_->transport(i + 3),
-          LearnerNode::Rings{*deliveries_[i], *replies_[i], *proposals_[i]}));
-    }
-    port_ = std::make_unique<Port>(switch_->transport(5), PortIdentity{kCluster, 0, kNoNode, 9},
-                                   configuration_, 65'536);
+  void start(Dissemination dissemination) {
+    ring_ = std::make_unique<LocalRing>(dataplane::LocalOptions{.mtu = 9'000, .link_depth = 4'096},
+                                        dissemination);
+    ring_->add_learners();
+    port_ = std::make_unique<Port>(ring_->fabric.transport(LocalRing::kProposer),
+                                   LocalRing::identity(LocalRing::kProposer, 9),
+                                   ring_->configuration, 65'536);
+    delivered_ = {};
   }
-
   ~RingTest() override {
-    if (switch_) switch_->clear();
+    if (ring_) ring_->fabric.clear();  // of what the port sent, before it goes
   }
 
   void submit(std::uint64_t sequence, std::uint32_t bytes, std::uint32_t to = 0) {
@@ -69,10 +36,10 @@ class RingTest : public testing::Test {
     const Value value{
         {kNoNode, 9, sequence}, dataplane::hash_bytes(payload.bytes()), kAllPartitions, bytes};
     Effects effects;
-    const std::uint32_t count = cut(bytes, fragment_, 0).count;
+    const std::uint32_t count = cut(bytes, ring_->fragment, 0).count;
     for (std::uint32_t i = 0; i < count; ++i) {
-      const Fragment fragment = cut(bytes, fragment_, i);
-      Outgoing& out = effects.send_now(node_endpoint(to), MessageType::kSubmit,
+      const Fragment fragment = cut(bytes, ring_->fragment, i);
+      Outgoing& out = effects.send_now(LocalRing::endpoint(to), MessageType::kSubmit,
                                        Submit{to_wire(value), to_wire(fragment), std::uint64_t{1}});
       out.payload =
           payload.part(fragment.offset(), std::min(fragment.bytes, bytes - fragment.offset()));
@@ -83,13 +50,13 @@ class RingTest : public testing::Test {
   void run(int turns, Nanos step = 10 * kMicrosecond) {
     for (int i = 0; i < turns; ++i) {
       now_ += step;
-      for (std::size_t a = 0; a < acceptors_.size(); ++a) {
-        if (!stopped_[a]) acceptors_[a]->poll(now_, 64);
+      for (std::size_t a = 0; a < ring_->acceptors.size(); ++a) {
+        if (!stopped_[a]) ring_->acceptors[a]->poll(now_, 64);
       }
-      for (auto& learner : learners_) learner->poll(now_, 64);
-      for (std::size_t i2 = 0; i2 < deliveries_.size(); ++i2) {
+      for (auto& learner : ring_->learners) learner->poll(now_, 64);
+      for (std::size_t i2 = 0; i2 < ring_->deliveries.size(); ++i2) {
         Delivery delivery;
-        while (deliveries_[i2]->pop(delivery)) {
+        while (ring_->deliveries[i2]->pop(delivery)) {
           EXPECT_EQ(dataplane::hash_bytes(delivery.bytes.bytes()), delivery.value.content_hash);
           delivered_[i2].push_back(delivery.value.id.sequence);
         }
@@ -98,16 +65,9 @@ class RingTest : public testing::Test {
     }
   }
 
-  Configuration configuration_;
   dataplane::BufferPool pool_{4'096, 65'536};
-  std::unique_ptr<LocalSwitch> switch_;
-  std::uint32_t fragment_ = 0;
-  std::vector<std::unique_ptr<AcceptorNode>> acceptors_;
+  std::unique_ptr<LocalRing> ring_;
   std::array<bool, 3> stopped_{};
-  std::vector<std::unique_ptr<dataplane::SpscRing<Delivery>>> deliveries_;
-  std::vector<std::unique_ptr<dataplane::SpscRing<ReplyFrame>>> replies_;
-  std::vector<std::unique_ptr<dataplane::SpscRing<Proposal>>> proposals_;
-  std::vector<std::unique_ptr<LearnerNode>> learners_;
   std::unique_ptr<Port> port_;
   std::array<std::vector<std::uint64_t>, 2> delivered_;
   Nanos now_ = kSecond;
@@ -123,14 +83,6 @@ TEST_F(RingTest, EveryLearnerDeliversEveryValueInOrder) {
   for (const auto dissemination :
        {Dissemination::kMulticast, Dissemination::kFanout, Dissemination::kRing}) {
     SCOPED_TRACE(static_cast<int>(dissemination));
-    if (switch_) switch_->clear();
-    configuration_ = {};
-    acceptors_.clear();
-    learners_.clear();
-    deliveries_.clear();
-    replies_.clear();
-    proposals_.clear();
-    delivered_ = {};
     start(dissemination);
     run(5);
     for (std::uint64_t s = 1; s <= 200; ++s) {
@@ -166,7 +118,7 @@ TEST_F(RingTest, NewCoordinatorProposesAgainWhatWasAccepted) {
   run(5);
   for (std::uint64_t s = 1; s <= 10; ++s) submit(s, 30'000);
   run(1);
-  acceptors_[2]->start_election();
+  ring_->acceptors[2]->start_election();
   stopped_[0] = true;
   run(3'000);
   for (std::uint64_t s = 1; s <= 20; ++s) submit(s, 100, 2);
@@ -175,16 +127,12 @@ TEST_F(RingTest, NewCoordinatorProposesAgainWhatWasAccepted) {
   ASSERT_GE(delivered_[0].size(), 10u);
   EXPECT_EQ(delivered_[0], delivered_[1]);
   EXPECT_EQ(delivered_[0].back(), 20u);
-  EXPECT_TRUE(acceptors_[2]->coordinator().active());
+  EXPECT_TRUE(ring_->acceptors[2]->coordinator().active());
 }
 
 TEST_F(RingTest, MuteAcceptorSaysNothing) {
   start(Dissemination::kMulticast);
-  AcceptorNodeOptions options;
-  options.identity = {kCluster, 0, NodeId{3}, 2};
-  options.acceptor.fragment_bytes = options.coordinator.fragment_bytes = fragment_;
-  options.mute = true;
-  acceptors_[2] = std::make_unique<AcceptorNode>(options, configuration_, switch_->transport(2));
+  ring_->acceptors[2] = ring_->make_acceptor(2, {.mute = true}, 2);
   stopped_[1] = true;
   run(5);
   submit(1, 100);

@@ -57,8 +57,7 @@ class Port {
   std::span<Received> receive(Nanos now);
   static void release(std::span<Received> burst);
 
-  /// Seals and transmits everything in `effects`, then clears it. Frames marked after_persist go
-  /// out too: the caller has made sure that they may.
+  /// Seals and transmits every frame in `effects`, then clears them.
   void send(Nanos now, Effects& effects);
 
   dataplane::Transport& transport() { return transport_; }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace annulus::consensus {
 namespace {
@@ -9,9 +10,12 @@ namespace {
 // Below this, a late answer says more about the hosts' schedulers than about the network.
 constexpr Nanos kPatienceFloor = kMillisecond / 2;
 constexpr Nanos kPatienceCeiling = 500 * kMillisecond;
+// Bounds the time between two attempts, unless replies take longer than this anyway: when a cluster
+// comes back after an outage of any length, it is found within a few of these.
+constexpr Nanos kBackoffMax = 250 * kMillisecond;
 // How long a replica that was late is not asked to reply; then one value tries it again.
 constexpr Nanos kSuspicion = 200 * kMillisecond;
-// Timeouts in a row without a word from the supposed coordinator before the next one is tried.
+// Timeouts in a row without a word from the supposed coordinator before others are tried.
 constexpr std::uint32_t kSilentMax = 3;
 
 }  // namespace
@@ -132,15 +136,17 @@ void Proposer::on_submit_ack(NodeId from, const SubmitAck& ack, Nanos now, Effec
     counters_[ProposerCounter::kDropAckStale].add();
     return;
   }
-  silent_ = 0;
   const NodeId coordinator{ack.coordinator.get()};
   if (coordinator != from) {
     const auto index = configuration_.acceptor_index(coordinator);
     if (options_.client_server || !index) return;
     counters_[ProposerCounter::kRedirected].add();
+    // The one named may be dead: in an outage that was noticed, a single value finds out.
+    if (!target_silent()) silent_ = 0;
     switch_target(*index, now);
     return;
   }
+  on_heard();
   const std::uint64_t told = std::min<std::uint64_t>(ack.received_below, next_);
   limit_ = std::max<std::uint64_t>(limit_, ack.limit);
   received_below_ = std::max(received_below_, told);
@@ -156,9 +162,16 @@ void Proposer::on_submit_ack(NodeId from, const SubmitAck& ack, Nanos now, Effec
   }
 }
 
+bool Proposer::target_silent() const { return silent_ > kSilentMax; }
+
+void Proposer::on_heard() {
+  resume_ |= target_silent();
+  if (resume_) next_due_ = 0;
+  silent_ = 0;
+}
+
 void Proposer::switch_target(std::uint32_t acceptor, Nanos now) {
   target_ = acceptor;
-  silent_ = 0;
   limit_ = 0;
   // What another coordinator received is unknown to this one.
   received_below_ = oldest_;
@@ -166,6 +179,7 @@ void Proposer::switch_target(std::uint32_t acceptor, Nanos now) {
     // Answered ones too: it orders without gaps, and starts from the oldest.
     Outstanding& slot = at(sequence);
     slot.unsent = true;
+    if (!target_silent()) slot.timeouts = 0;
     schedule(slot, now);
   }
 }
@@ -173,14 +187,18 @@ void Proposer::switch_target(std::uint32_t acceptor, Nanos now) {
 void Proposer::on_reply(std::uint64_t sequence, std::uint16_t replica) {
   if (replica < suspected_until_.size()) suspected_until_[replica] = 0;
   if (sequence < next_) received_below_ = std::max(received_below_, sequence + 1);
-  silent_ = 0;
+  on_heard();
 }
 
 void Proposer::on_replied(std::uint64_t sequence, Nanos now) {
   CHECK(outstanding(sequence));
   Outstanding& slot = at(sequence);
   counters_[ProposerCounter::kReplied].add();
-  if (!slot.repeated && slot.queries == 0) {
+  // A value that waited behind a late one is late as well, though it was not repeated itself: what
+  // it took was decided by the timeout of the other.
+  if (slot.timeouts > 0) {
+    reply_delay_.record_late();
+  } else if (!slot.repeated) {
     const Nanos delay = now - slot.first_sent;
     reply_delay_.record(delay);
     reply_mean_ += (delay - reply_mean_) / 16;
@@ -202,10 +220,21 @@ void Proposer::release(Outstanding& value) {
   value.due = kNever;
 }
 
+/// The value whose repetition shows whether the target lives: the first that it is not known to
+/// have. It orders without gaps, so those behind are late because this one is.
+std::uint64_t Proposer::speaker() const {
+  return received_below_ < next_ ? std::max(oldest_, received_below_) : oldest_;
+}
+
+Nanos Proposer::backoff(const Outstanding& value) const {
+  const Nanos longest = std::max(patience(), kBackoffMax);
+  return std::min(patience() << std::min<std::uint16_t>(value.timeouts, 4), longest);
+}
+
 Nanos Proposer::poll(Nanos now, Effects& effects) {
   if (now < next_due_) return next_due_;
   next_due_ = kNever;
-  bool oldest_missing = true;
+  const bool resume = std::exchange(resume_, false);
   for (std::uint64_t sequence = oldest_; sequence < next_; ++sequence) {
     Outstanding& slot = at(sequence);
     if (slot.due == kNever) continue;
@@ -213,44 +242,54 @@ Nanos Proposer::poll(Nanos now, Effects& effects) {
       slot.due = kNever;  // kept, for another coordinator may lack it
       continue;
     }
-    if (slot.due <= now) {
-      if (effects.room() < 2 * kFragmentsMax) return next_due_ = now;
-      on_time_up(slot, oldest_missing, now, effects);
+    if (resume) {
+      slot.timeouts = 0;
+      slot.repeated = true;  // what it takes from here on says nothing of the delay
+      slot.due = std::min(slot.due, slot.unsent ? now : now + patience());
     }
-    oldest_missing = oldest_missing && received(sequence);
+    if (slot.due <= now) {
+      if (effects.room() < 2 * kFragmentsMax) {
+        resume_ = resume;
+        return next_due_ = now;
+      }
+      on_time_up(slot, now, effects);
+    }
     next_due_ = std::min(next_due_, slot.due);
   }
   return next_due_;
 }
 
-void Proposer::on_time_up(Outstanding& slot, bool oldest_missing, Nanos now, Effects& effects) {
+void Proposer::on_time_up(Outstanding& slot, Nanos now, Effects& effects) {
+  const bool speaks = slot.value.id.sequence == speaker();
+  // Nobody listens: as long as that is so, the others are not sent in vain.
+  if (target_silent() && !speaks) return schedule(slot, now + kBackoffMax);
   if (slot.unsent) {
     slot.repeated = true;
     send_submit(slot, now, effects);
-    schedule(slot, now + patience());
+    schedule(slot, now + backoff(slot));
     return;
   }
   const bool missing = !received(slot.value.id.sequence);
-  // The coordinator orders without gaps, so those behind the oldest missing one are late because it
-  // is: repeating them as well would only add load. Every fourth time each is repeated anyway: what
-  // was received may have been lost with a coordinator, and a new one grants credit in answer only.
-  const bool repeat = (missing && oldest_missing) || slot.timeouts % 4 == 3;
-  if (repeat && ++silent_ > kSilentMax && !options_.client_server) {
-    counters_[ProposerCounter::kTargetSilent].add();
-    switch_target((target_ + 1) % static_cast<std::uint32_t>(configuration_.acceptors.size()), now);
-  }
-  if (repeat) {
+  // Repeating those behind the speaker as well would only add load. Every fourth time each is
+  // repeated anyway: what was received may have been lost with a coordinator, and a new one grants
+  // credit in answer only.
+  const bool repeat = speaks ? missing || slot.timeouts >= 3 : slot.timeouts % 4 == 3;
+  const bool leave = speaks && repeat && ++silent_ > kSilentMax && !options_.client_server;
+  if (repeat && !leave) {
     counters_[ProposerCounter::kRetransmitted].add();
     slot.repeated = true;
     send_submit(slot, now, effects);
   }
   // A value that was perhaps not even received is asked for only when that is cheap.
   const bool in_one_piece = slot.value.bytes <= fragment_bytes_;
-  if (!slot.done && (!missing || (oldest_missing && in_one_piece) || slot.timeouts > 1)) {
+  if (!slot.done && (!missing || (speaks && in_one_piece) || slot.timeouts > 1)) {
     send_query(slot, now, effects);
   }
   ++slot.timeouts;
-  schedule(slot, now + (patience() << std::min<std::uint16_t>(slot.timeouts, 4)));
+  schedule(slot, now + backoff(slot));
+  if (!leave) return;
+  counters_[ProposerCounter::kTargetSilent].add();
+  switch_target((target_ + 1) % static_cast<std::uint32_t>(configuration_.acceptors.size()), now);
 }
 
 }  // namespace annulus::consensus

@@ -74,6 +74,8 @@ class Proposer {
   bool outstanding(std::uint64_t sequence) const {
     return sequence >= oldest_ && sequence < next_ && !at(sequence).done;
   }
+  /// An outstanding value was sent more than once. Two coordinators may each have ordered it.
+  bool repeated(std::uint64_t sequence) const { return at(sequence).repeated; }
   std::uint32_t outstanding() const { return static_cast<std::uint32_t>(next_ - oldest_); }
   /// How often replicas were asked for the replies of an outstanding value.
   std::uint32_t queries(std::uint64_t sequence) const { return at(sequence).queries; }
@@ -110,11 +112,16 @@ class Proposer {
                       Effects& effects);
   void send_submit(Outstanding& value, Nanos now, Effects& effects);
   void send_query(Outstanding& value, Nanos now, Effects& effects);
-  void on_time_up(Outstanding& value, bool oldest_missing, Nanos now, Effects& effects);
+  void on_time_up(Outstanding& value, Nanos now, Effects& effects);
+  std::uint64_t speaker() const;
+  /// Nothing was heard for long: one value goes round the acceptors until somebody answers.
+  bool target_silent() const;
+  void on_heard();
   void switch_target(std::uint32_t acceptor, Nanos now);
   void schedule(Outstanding& value, Nanos due);
   static void release(Outstanding& value);
   Nanos patience() const { return 2 * reply_delay_.p99(); }
+  Nanos backoff(const Outstanding& value) const;
 
   const ProposerOptions options_;
   const Configuration& configuration_;
@@ -126,7 +133,8 @@ class Proposer {
   std::uint64_t limit_ = 0;           // as told by the present target
   std::uint64_t received_below_ = 1;  // as told by it, or shown by a reply: the order has no gaps
   std::uint32_t target_ = 0;          // acceptor index
-  std::uint32_t silent_ = 0;          // timeouts since anything was heard
+  std::uint32_t silent_ = 0;          // the speaker's timeouts since anything was heard
+  bool resume_ = false;               // after silence something was heard: all is sent again
   std::uint32_t replier_ = 0;
   std::vector<Nanos> suspected_until_;    // by learner
   std::vector<std::uint16_t> answerers_;  // learners that hold every partition concerned

@@ -17,7 +17,7 @@ namespace annulus::dataplane {
 /// What a core does between turns.
 enum class IdlePolicy : std::uint8_t {
   kSpin,   // never leaves: for a core that nothing else wants. Catastrophic on a shared one.
-  kYield,  // offers the core to others when idle, and every 50 us when not
+  kYield,  // offers the core to others every 50 us, and whenever idle while others take the offer
   kSleep,  // as kYield, but rests in the kernel once idle for a while: a laptop
 };
 const char* to_string(IdlePolicy policy);
@@ -78,6 +78,7 @@ class CoreLoop {
   Clock& clock_;
   std::atomic<bool> stopped_{false};  // the loop only stops: nothing is published through it
   Nanos last_yield_ = 0;
+  bool contended_ = true;  // somebody else ran during the last yield
   Nanos slept_until_ = 0;  // when the rest before this turn was meant to end; 0 without one
   Counters<LoopCounter> counters_;
   Histogram stalls_;

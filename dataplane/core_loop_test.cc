@@ -100,29 +100,46 @@ TEST(CoreLoop, SpinNeverLeavesTheCore) {
   EXPECT_EQ(count(loop, LoopCounter::kSleeps), 0u);
 }
 
-TEST(CoreLoop, YieldOffersTheCoreWhenIdleAndOnceAQuantumWhenBusy) {
+TEST(CoreLoop, YieldOffersAnUncontendedCoreOnceAQuantum) {
   ManualClock clock;
   CoreLoop* running = nullptr;
   int turns = 0;
-  bool busy = true;
-  ScriptedStage stage([&](Nanos, std::uint32_t) {
-    clock.advance(kMicrosecond);
-    if (++turns == 1'001) running->stop();
-    return PollResult{busy ? 1u : 0u, kNever};
-  });
-  {
+  for (const std::uint32_t work : {1u, 0u}) {
+    turns = 0;
+    ScriptedStage stage([&](Nanos, std::uint32_t) {
+      clock.advance(kMicrosecond);
+      if (++turns == 1'001) running->stop();
+      return PollResult{work, kNever};
+    });
     CoreLoop loop({&stage}, {.idle = IdlePolicy::kYield}, clock);
     running = &loop;
     loop.run();
-    EXPECT_EQ(count(loop, LoopCounter::kYields), 20u);
+    // The first idle turn cannot know yet that nobody else is there.
+    EXPECT_EQ(count(loop, LoopCounter::kYields), work != 0 ? 20u : 21u);
+    EXPECT_EQ(count(loop, LoopCounter::kSleeps), 0u);
   }
-  busy = false;
-  turns = 0;
+}
+
+/// Every look at it takes a while, so a yield seems to have let somebody else run.
+struct BusyCoreClock final : Clock {
+  Nanos now() override { return now_ += 2 * kMicrosecond; }
+
+ private:
+  Nanos now_ = 0;
+};
+
+TEST(CoreLoop, YieldOffersAContendedCoreAtEveryIdleTurn) {
+  BusyCoreClock clock;
+  CoreLoop* running = nullptr;
+  int turns = 0;
+  ScriptedStage stage([&](Nanos, std::uint32_t) {
+    if (++turns == 1'000) running->stop();
+    return PollResult{};
+  });
   CoreLoop loop({&stage}, {.idle = IdlePolicy::kYield}, clock);
   running = &loop;
   loop.run();
-  EXPECT_EQ(count(loop, LoopCounter::kYields), 1'001u);
-  EXPECT_EQ(count(loop, LoopCounter::kSleeps), 0u);
+  EXPECT_EQ(count(loop, LoopCounter::kYields), 1'000u);
 }
 
 TEST(CoreLoop, SleepRestsUntilTheDeadline) {

@@ -101,6 +101,9 @@ std::vector<std::uint32_t> automatic_cpus(const Host& host,
     if (!contains(named, cpu)) left.push_back(cpu);
   }
   if (left.empty()) left = host.cpus;
+  // One CPU stays with the clients, the caller's own threads and the kernel: a cluster that polls
+  // on all of them delays whom it serves.
+  if (host.processes == 1 && named.empty() && left.size() > 1) left.pop_back();
   // Processes that share the machine take turns: each a share of its own while there is one.
   const auto all = static_cast<std::uint32_t>(left.size());
   const std::uint32_t share = std::max(1u, all / host.processes);
@@ -202,7 +205,8 @@ Result<CorePlan> plan_cores(const CoreMap& map, std::span<const Placement> place
   const bool spare = cores.size() * host.processes < host.cpus.size();
   CorePlan plan;
   for (auto& [cpu, core] : cores) {
-    const bool alone = spare || contains(host.isolated, cpu);
+    // A CPU that was not named may be wanted by anybody; yielding there costs 1 % while it is not.
+    const bool alone = contains(host.isolated, cpu) || (spare && contains(named, cpu));
     core.idle = map.idle.value_or(alone ? IdlePolicy::kSpin : IdlePolicy::kYield);
     plan.cores.push_back(std::move(core));
   }

@@ -57,9 +57,10 @@ struct CorePlan {
   std::vector<Core> cores;  // ascending by CPU; none is empty
 };
 
-/// Explicit entries first, the rest spread by weight over this process's share of the machine.
-/// A core spins if CPUs are left over for everything else on this host, or if the CPU is isolated;
-/// otherwise it yields. Fails when an entry names a CPU that does not exist or may not be used.
+/// Explicit entries first, the rest spread by weight over this process's share of the machine,
+/// which leaves one CPU of several to everything else. A core spins if its CPU is isolated, or if
+/// the map names it and CPUs are left over for everything else on this host; otherwise it yields.
+/// Fails when an entry names a CPU that does not exist or may not be used.
 Result<CorePlan> plan_cores(const CoreMap& map, std::span<const Placement> placements,
                             const Host& host);
 

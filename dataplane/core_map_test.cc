@@ -94,7 +94,7 @@ TEST(CorePlan, AutoGivesEachStageACpuWhileThereAreEnough) {
   ASSERT_EQ(plan.value().cores.size(), 2u);
   for (const auto& core : plan.value().cores) {
     EXPECT_EQ(core.placements.size(), 1u);
-    EXPECT_EQ(core.idle, IdlePolicy::kSpin);
+    EXPECT_EQ(core.idle, IdlePolicy::kYield);
   }
 }
 
@@ -103,7 +103,7 @@ TEST(CorePlan, AutoAvoidsCpusThatTheMapNames) {
   const Result<CorePlan> plan = plan_cores({.roles = {{"worker", {0}}}}, kReplica, three);
   ASSERT_TRUE(plan);
   EXPECT_EQ(to_string(plan.value(), kReplica),
-            "cpu 0   spin  replica1.worker\ncpu 1   spin  replica1.network\n");
+            "cpu 0   spin  replica1.worker\ncpu 1   yield replica1.network\n");
   const Result<CorePlan> one = plan_cores({.roles = {{"worker", {0}}}}, kReplica, host(1));
   ASSERT_TRUE(one);
   EXPECT_EQ(one.value().cores.size(), 1u);
@@ -114,11 +114,17 @@ TEST(CorePlan, AutoBalancesByWeight) {
                                   {"acceptor1", "network", 1},
                                   {"acceptor2", "network", 1},
                                   {"replica1", "worker", 4}};
-  const Result<CorePlan> plan = plan_cores({}, placements, host(2));
+  const Result<CorePlan> plan = plan_cores({}, placements, host(3));
   ASSERT_TRUE(plan);
   EXPECT_EQ(to_string(plan.value(), placements),
             "cpu 0   yield acceptor2.network replica1.worker\n"
             "cpu 1   yield client1.client acceptor1.network\n");
+}
+
+TEST(CorePlan, AutoLeavesOneCpuToEverythingElse) {
+  const Result<CorePlan> plan = plan_cores({}, kReplica, host(2));
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(to_string(plan.value(), kReplica), "cpu 0   yield replica1.network replica1.worker\n");
 }
 
 TEST(CorePlan, ProcessesOfOneHostTakeTheirShareAndYield) {
@@ -143,7 +149,6 @@ TEST(CorePlan, ProcessesWithRoomDoNotOverlap) {
     const Result<CorePlan> plan = plan_cores({}, kReplica, shared);
     ASSERT_TRUE(plan);
     for (const auto& core : plan.value().cores) {
-      EXPECT_EQ(core.idle, IdlePolicy::kSpin);
       used.push_back(core.cpu);
     }
   }

@@ -30,6 +30,17 @@ enum class Defect : std::uint8_t {
   kCachedReplyOfNeighbour,     // a duplicate gets the cached reply of the session's last command
   kRepliesBySubstitute,        // the answer to a query is executed now, not looked up
   kChecksumIgnored,            // a frame with a wrong checksum is let through
+  kHoleTakesCommand,           // T7: a hole below the top accepted instance is given to a client
+  kPhase1TakesLowest,          // Phase 1 recovers the value of the lowest ballot
+  kPhase1ForgetsOwn,           // a new coordinator leaves out what its own acceptor accepted
+  kFragmentOfAnyValue,         // a fragment is taken from any value proposed at the instance
+  kPulledTakenAsDecided,       // a learner takes a pulled value that is not known to be decided
+  kStaleExecuted,              // T9: a command below its session's floor is executed
+  kExpiryIgnoresActivity,      // a session that was used since is expired
+  kReadAnsweredUnordered,      // a query for a read is answered before the read is ordered
+  kReplyPartsMixed,            // T8: frames of two replies to one value are put together
+  kRefusalBelieved,            // a repeated command refused is reported as not executed
+  kMuteVotes,                  // T5: an acceptor that lost its memory takes part again
   kCount,
 };
 
@@ -53,6 +64,17 @@ constexpr std::array<const char*, static_cast<std::size_t>(Defect::kCount)> kDef
     "cached-reply-of-neighbour",
     "replies-by-substitute",
     "checksum-ignored",
+    "hole-takes-command",
+    "phase1-takes-lowest",
+    "phase1-forgets-own",
+    "fragment-of-any-value",
+    "pulled-taken-as-decided",
+    "stale-executed",
+    "expiry-ignores-activity",
+    "read-answered-unordered",
+    "reply-parts-mixed",
+    "refusal-believed",
+    "mute-votes",
 };
 
 #ifdef ANNULUS_SIMULATION

@@ -47,7 +47,7 @@ class FrameTest : public testing::Test {
   Slice slice(const std::vector<std::byte>& bytes) {
     Slice made = pool_.allocate();
     std::memset(made.mutable_data(), 0xaa, made.size());
-    std::memcpy(made.mutable_data(), bytes.data(), bytes.size());
+    if (!bytes.empty()) std::memcpy(made.mutable_data(), bytes.data(), bytes.size());
     made.truncate(static_cast<std::uint32_t>(bytes.size()));
     return made;
   }

@@ -73,13 +73,10 @@ class SpscRing {
     return true;
   }
 
-  /// Consumer only: how many items may be read with peek() now. Looks at the producer's line only
-  /// when everything seen so far is consumed, so it may report fewer than there are, never 0 of
-  /// some.
+  /// Consumer only: how many items may be read with peek() now.
   std::uint32_t readable() {
-    const std::uint64_t head = head_.load(std::memory_order_relaxed);
-    if (head == tail_seen_) tail_seen_ = tail_.load(std::memory_order_acquire);  // push's release
-    return static_cast<std::uint32_t>(tail_seen_ - head);
+    tail_seen_ = tail_.load(std::memory_order_acquire);  // pairs with push's release
+    return static_cast<std::uint32_t>(tail_seen_ - head_.load(std::memory_order_relaxed));
   }
   /// Consumer only: the i-th oldest item, i < readable().
   const T& peek(std::uint32_t i) const {

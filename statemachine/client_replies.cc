@@ -25,10 +25,6 @@ std::uint32_t Client::Impl::receive(Nanos now, std::uint32_t budget, bool& drain
   std::uint32_t work = 0;
   while (work < budget) {
     const std::span<Received> burst = port_.receive(now);
-    if (burst.empty()) {
-      drained = true;
-      break;
-    }
     for (const Received& in : burst) {
       if (in.type == MessageType::kReply) {
         on_reply(in, now);
@@ -42,6 +38,8 @@ std::uint32_t Client::Impl::receive(Nanos now, std::uint32_t budget, bool& drain
     }
     work += static_cast<std::uint32_t>(burst.size());
     consensus::Port::release(burst);
+    drained = burst.size() < consensus::Port::kBurst;
+    if (drained) break;
   }
   return work;
 }
@@ -106,10 +104,12 @@ void Client::Impl::finish(Batch& batch, Pending& pending, CommandStatus status,
                           std::span<const std::byte> reply, Nanos now) {
   pending.done = true;
   --batch.left;
-  // A command that was perhaps executed in an earlier value: that its session is gone by now, or
-  // that it came too late this time, does not say that it was not.
-  if (batch.reordered &&
-      (status == CommandStatus::kNoSuchSession || status == CommandStatus::kStaleSequence)) {
+  // A command that was perhaps executed before, in an earlier value or in this one under another
+  // coordinator: that its session is gone by now does not say that it was not; nor, of one in an
+  // earlier value, that it came too late this time.
+  const bool again = batch.reordered || proposer_.repeated(batch.sequence);
+  if (!DEFECT(kRefusalBelieved) && ((again && status == CommandStatus::kNoSuchSession) ||
+                                    (batch.reordered && status == CommandStatus::kStaleSequence))) {
     if (status == CommandStatus::kNoSuchSession) mark_expired(sessions_[pending.session]);
     status = CommandStatus::kOutcomeUnknown;
     reply = {};

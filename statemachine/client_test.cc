@@ -405,5 +405,22 @@ TEST_P(ClientTest, VanishedClientsSessionExpiresAndTheClientIsTold) {
   expect_replicas_equal();
 }
 
+TEST_P(ClientTest, RefusalOfAValueSentTwiceLeavesTheOutcomeUnknown) {
+  options_.keepalive = 1'000 * kSecond;
+  start();
+  for (int i = 0; i < 900; ++i) {
+    now_ += 100 * kMillisecond;
+    for (int k = 0; k < 8; ++k) turn();
+  }
+  ASSERT_EQ(replicas_[0]->worker().sessions().count(), 0u);
+  lossy_->set({.loss = 1});
+  const auto tag = put("k", "v");
+  ASSERT_TRUE(run_until([&] { return count(consensus::ProposerCounter::kRetransmitted) > 0; }));
+  lossy_->set({});
+  // What was lost the first time is only known here: two coordinators might have ordered it.
+  EXPECT_EQ(end_of(tag).status, CommandStatus::kOutcomeUnknown);
+  EXPECT_EQ(client_->session_state(session_), SessionState::kExpired);
+}
+
 }  // namespace
 }  // namespace annulus::statemachine

@@ -2,13 +2,17 @@
 
 #include <cstring>
 
+#include "dataplane/defect.h"
+
 namespace annulus::statemachine {
 
 bool ReplyAssembly::Stream::is_of(const consensus::Reply& message,
                                   const consensus::Fragment& cut) const {
+  const bool same =
+      instance == message.instance && replica == message.replica && number == message.stream;
   return missing != 0 && value == consensus::from_wire(message.value) &&
-         instance == message.instance && replica == message.replica && number == message.stream &&
-         bytes == message.bytes && fragment.bytes == cut.bytes && fragment.count == cut.count;
+         (same || DEFECT(kReplyPartsMixed)) && bytes == message.bytes &&
+         fragment.bytes == cut.bytes && fragment.count == cut.count;
 }
 
 ReplyAssembly::Outcome ReplyAssembly::add(const consensus::Reply& message,

@@ -123,7 +123,8 @@ bool SessionTable::close(std::uint64_t session) {
 
 bool SessionTable::expire(std::uint64_t session, consensus::Instance last_activity) {
   SessionRecord* record = find(session);
-  if (record == nullptr || session == 0 || record->last_activity != raw(last_activity)) {
+  if (record == nullptr || session == 0 ||
+      (record->last_activity != raw(last_activity) && !DEFECT(kExpiryIgnoresActivity))) {
     return false;
   }
   remove(*record);

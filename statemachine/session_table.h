@@ -224,11 +224,12 @@ inline SessionTable::Admitted SessionTable::admit(std::uint64_t session, std::ui
     record->floor = acked_below;
     touch(*record);
   }
-  if (sequence < record->floor) {
+  const bool stale = sequence < record->floor;
+  if (stale && !DEFECT(kStaleExecuted)) {
     result.admission = Admission::kStale;
     return result;
   }
-  if (sequence - record->floor >= record->window) {
+  if (!stale && sequence - record->floor >= record->window) {
     result.admission = Admission::kBeyondWindow;
     return result;
   }

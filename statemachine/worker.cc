@@ -11,6 +11,10 @@ using consensus::Instance;
 
 namespace {
 
+/// A turn of the worker takes no longer than this many commands do, batches however large: what
+/// shares its core is what keeps it fed.
+constexpr std::uint64_t kCommandsPerTurn = 256;
+
 std::uint32_t most_classes(const std::vector<Service*>& services) {
   std::uint32_t most = SessionTable::key_classes();
   for (const Service* service : services) {
@@ -45,7 +49,8 @@ Worker::Worker(const WorkerOptions& options, std::vector<Service*> services, con
 dataplane::PollResult Worker::poll(Nanos now, std::uint32_t budget) {
   std::uint32_t work = 0;
   answer_state_hashes();
-  while (work < budget) {
+  const std::uint64_t enough = counters_[WorkerCounter::kCommands].get() + kCommandsPerTurn;
+  while (work < budget && counters_[WorkerCounter::kCommands].get() < enough) {
     // Nothing is executed before the replies of what came before are on their way.
     if (!writer_.flush()) {
       counters_[WorkerCounter::kReplyRingFull].add();

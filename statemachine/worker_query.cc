@@ -44,7 +44,7 @@ bool Worker::answer_again(std::uint32_t index, bool executed) {
   if ((header.flags & kReadOnly) != 0) {
     // The value is in its place in the order, so a read here and now is not too early. Later is
     // allowed: its client has no answer yet.
-    if (!executed) return false;
+    if (!executed && !DEFECT(kReadAnsweredUnordered)) return false;
     answer_read(index);
     return true;
   }

@@ -73,6 +73,8 @@ def complaints(path):
             yield f"{name}:{number}: {folder} may not include {include[1]}"
         if re.match(r"#include [\"<]rte_", line) and not name.startswith("dataplane/dpdk/"):
             yield f"{name}:{number}: DPDK headers belong in dataplane/dpdk only"
+        if re.match(r"#include [\"<]liburing", line) and folder != "recovery":
+            yield f"{name}:{number}: liburing belongs in recovery only"
 
 
 def unformatted(files):

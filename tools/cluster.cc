@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <thread>
 
 #include "consensus/proposer.h"
+#include "recovery/uring_disk.h"
+#include "tools/log_file.h"
 
 namespace annulus::tools {
 namespace {
@@ -33,6 +36,7 @@ Cluster::Cluster(const ClusterOptions& options)
     : process_(options.process), clients_max_(options.clients_max) {
   CHECK(getrandom(&config_.id, sizeof config_.id, 0) == sizeof config_.id);
   config_.mode = options.mode;
+  config_.durability = options.mode == Mode::kSmr ? options.durability : Durability::kMemory;
   config_.transport = TransportKind::kLocal;
   config_.dissemination = options.dissemination;
   if (options.dissemination == consensus::Dissemination::kMulticast) config_.group = kGroup;
@@ -41,7 +45,12 @@ Cluster::Cluster(const ClusterOptions& options)
   config_.services = options.service_names;
   const bool smr = options.mode == Mode::kSmr;
   for (std::uint32_t i = 0; smr && i < options.acceptors; ++i) {
-    config_.nodes.push_back(node_config(NodeKind::kAcceptor, 1 + i, 1 + i));
+    NodeConfig node = node_config(NodeKind::kAcceptor, 1 + i, 1 + i);
+    if (options.durability == Durability::kDisk) {
+      node.directory = options.directory + "/" + node.name;
+    }
+    node.log_mb = options.log_mb;
+    config_.nodes.push_back(std::move(node));
   }
   for (std::uint32_t i = 0; i < options.replicas; ++i) {
     config_.nodes.push_back(node_config(NodeKind::kReplica, kFirstReplica + i, 1 + i));
@@ -65,7 +74,11 @@ Result<std::unique_ptr<Cluster>> Cluster::create(const ClusterOptions& options) 
         std::to_string(options.replicas) + " replicas and " + std::to_string(options.acceptors) +
         " acceptors were asked for"};
   }
+  if (options.durability == Durability::kDisk && options.directory.empty()) {
+    return Error{"durability disk needs a directory for the acceptors' logs"};
+  }
   std::unique_ptr<Cluster> cluster(new Cluster(options));
+  if (Status found = cluster->find_logs(); !found) return found.error();
   if (Status made = cluster->make_nodes(options.services); !made) return made.error();
   return cluster;
 }
@@ -74,6 +87,21 @@ Cluster::~Cluster() {
   stop();
   // Frames in flight refer to the nodes' memory and lie in the switch's links.
   switch_->clear();
+}
+
+/// An existing log says which cluster this is, and that it is no new one.
+Status Cluster::find_logs() {
+  if (config_.durability == Durability::kMemory) return {};
+  for (const NodeConfig& node : config_.nodes) {
+    if (node.kind != NodeKind::kAcceptor || !std::filesystem::exists(log_path(node))) continue;
+    auto disk = recovery::UringDisk::open_to_read(log_path(node));
+    if (!disk) return disk.error();
+    const auto identity = recovery::read_identity(**disk);
+    if (!identity) return identity.error();
+    config_.id = identity->cluster;
+    bootstrap_ = false;
+  }
+  return {};
 }
 
 Status Cluster::make_nodes(const ServiceFactory& services) {
@@ -86,7 +114,7 @@ Status Cluster::make_nodes(const ServiceFactory& services) {
                            .ring = ring_,
                            .node = config_.nodes[i],
                            .transport = transport,
-                           .bootstrap = true},
+                           .bootstrap = bootstrap_},
                           services);
     if (!node) return node.error();
     nodes_.push_back(std::move(node).value());

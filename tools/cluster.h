@@ -13,8 +13,9 @@
 //   auto reply = client.call(1, 0, body);
 //
 // Guaranteed: every command answered kOk was executed by the majority-decided order, at most once,
-// in the same order by every replica. Not guaranteed: that anything survives the process; all state
-// is in its memory.
+// in the same order by every replica. With durability disk, a cluster that is created again over
+// the same directory executes all of these anew from the acceptors' logs. Not guaranteed: that
+// anything survives the process otherwise.
 #pragma once
 
 #include <functional>
@@ -36,6 +37,9 @@ struct ClusterOptions {
   std::uint32_t clients_max = 4;  // clients and proxies that may be added
   Mode mode = Mode::kSmr;
   consensus::Dissemination dissemination = consensus::Dissemination::kMulticast;
+  Durability durability = Durability::kMemory;
+  std::string directory = {};    // with disk: of the acceptors' logs; made by the first start
+  std::uint32_t log_mb = 1'024;  // of each acceptor
   std::uint32_t mtu = dataplane::kMtuMax;
   Limits limits;
   std::vector<ServiceConfig> service_names = {};  // for proxies: which service is which
@@ -82,6 +86,7 @@ class Cluster {
 
  private:
   explicit Cluster(const ClusterOptions& options);
+  Status find_logs();
   Status make_nodes(const ServiceFactory& services);
   statemachine::ClientOptions next_client(dataplane::LocalTransport*& transport);
 
@@ -90,6 +95,7 @@ class Cluster {
   consensus::Configuration ring_;
   std::uint32_t clients_max_;
   std::uint32_t clients_ = 0;
+  bool bootstrap_ = true;  // no acceptor has a log yet
   dataplane::TscClock clock_;
   dataplane::Registry registry_;
   std::unique_ptr<dataplane::LocalSwitch> switch_;

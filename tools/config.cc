@@ -11,6 +11,7 @@ namespace {
 constexpr const char* kModes[] = {"smr", "client-server"};
 constexpr const char* kTransports[] = {"local", "udp", "dpdk"};
 constexpr const char* kDisseminations[] = {"multicast", "fanout", "ring"};
+constexpr const char* kDurabilities[] = {"memory", "disk"};
 constexpr const char* kNodeKinds[] = {"acceptor", "replica", "proxy"};
 
 /// Optimal string alignment: insertions, deletions, substitutions, neighbours swapped.
@@ -45,7 +46,8 @@ class Writer {
  public:
   void cluster(const ClusterConfig& cluster) {
     out_ << "[cluster]\nid = " << cluster.id << "\nmode = \"" << to_string(cluster.mode)
-         << "\"\ntransport = \"" << to_string(cluster.transport) << "\"\ndurability = \"memory\"\n";
+         << "\"\ntransport = \"" << to_string(cluster.transport) << "\"\ndurability = \""
+         << to_string(cluster.durability) << "\"\n";
     out_ << "dissemination = \"" << to_string(cluster.dissemination) << "\"\n";
     if (cluster.group.port != 0) out_ << "group = \"" << to_string(cluster.group) << "\"\n";
     out_ << "mtu = " << cluster.mtu << "\n\n[limits]\n";
@@ -81,6 +83,9 @@ class Writer {
     if (node.kind == NodeKind::kProxy) {
       out_ << "listen = \"" << to_string(node.listen) << "\"\n";
     }
+    if (!node.directory.empty()) {
+      out_ << "directory = " << quoted(node.directory) << "\nlog_mb = " << node.log_mb << "\n";
+    }
     if (node.device.empty()) return;
     out_ << "device = " << quoted(node.device) << "\neal = [";
     const char* separator = "";
@@ -113,6 +118,9 @@ class Writer {
 
 const char* to_string(Mode mode) { return kModes[static_cast<std::size_t>(mode)]; }
 const char* to_string(TransportKind kind) { return kTransports[static_cast<std::size_t>(kind)]; }
+const char* to_string(Durability durability) {
+  return kDurabilities[static_cast<std::size_t>(durability)];
+}
 const char* to_string(NodeKind kind) { return kNodeKinds[static_cast<std::size_t>(kind)]; }
 const char* to_string(consensus::Dissemination dissemination) {
   return kDisseminations[static_cast<std::size_t>(dissemination)];

@@ -18,10 +18,16 @@ enum class Mode : std::uint8_t {
   kClientServer,  // not replicated: the first replica serves alone; the baseline of comparisons
 };
 enum class TransportKind : std::uint8_t { kLocal, kUdp, kDpdk };
+/// What an acceptor's promises and votes survive.
+enum class Durability : std::uint8_t {
+  kMemory,  // nothing: an acceptor that is started again stays mute
+  kDisk,    // its end and the loss of power: they are on disk before anybody hears of them
+};
 enum class NodeKind : std::uint8_t { kAcceptor, kReplica, kProxy };
 
 const char* to_string(Mode mode);
 const char* to_string(TransportKind kind);
+const char* to_string(Durability durability);
 const char* to_string(NodeKind kind);
 const char* to_string(consensus::Dissemination dissemination);
 
@@ -47,6 +53,9 @@ struct NodeConfig {
   dataplane::Endpoint address;
   consensus::PartitionMask partitions = consensus::kAllPartitions;  // replicas only
   dataplane::Endpoint listen;                                       // proxies only: Redis clients
+  // Acceptors with durability disk: where the log is, and how much of that disk it takes at start.
+  std::string directory;
+  std::uint32_t log_mb = 1'024;
   // With the dpdk transport: which device, and what else the EAL is told.
   std::string device;
   std::vector<std::string> eal;
@@ -56,6 +65,7 @@ struct NodeConfig {
 struct ClusterConfig {
   std::uint64_t id = 0;
   Mode mode = Mode::kSmr;
+  Durability durability = Durability::kMemory;
   TransportKind transport = TransportKind::kUdp;
   consensus::Dissemination dissemination = consensus::Dissemination::kMulticast;
   dataplane::Endpoint group;  // set iff dissemination is multicast

@@ -19,7 +19,6 @@ namespace {
 using consensus::NodeId;
 using dataplane::Endpoint;
 
-const std::vector<std::string> kDurabilities = {"memory", "disk"};
 const std::vector<std::string> kIdlePolicies = {"auto", "spin", "yield", "sleep"};
 constexpr std::uint64_t kPartitionLast = 63;
 
@@ -70,13 +69,7 @@ class Loader {
     choose(reader, "transport", 3, out.transport);
     choose(reader, "dissemination", 3, out.dissemination);
     reader.number("mtu", dataplane::kMtuMin, dataplane::kMtuMax, out.mtu);
-    std::size_t durability = 0;
-    reader.choice("durability", kDurabilities, durability);
-    if (durability == 1) {
-      reader.note("durability",
-                  "durability 'disk' is not offered by this build, which keeps votes in memory "
-                  "only; write durability = \"memory\"");
-    }
+    choose(reader, "durability", 2, out.durability);
     const bool multicast =
         out.mode == Mode::kSmr && out.dissemination == consensus::Dissemination::kMulticast;
     reader.endpoint("group", out.group);
@@ -175,6 +168,7 @@ class Loader {
         reader.require("listen", "\"127.0.0.1:6379\"");
         reader.endpoint("listen", node.listen);
       }
+      if (kind == NodeKind::kAcceptor) storage(reader, node);
       device(reader, node);
       distinct(reader, node);
       reader.finish();
@@ -193,6 +187,18 @@ class Loader {
                       " is empty: it would execute nothing; leave the key out for all partitions");
     }
     node.partitions = consensus::PartitionMask{mask};
+  }
+
+  void storage(TomlReader& reader, NodeConfig& node) {
+    const bool disk = config_.cluster.durability == Durability::kDisk;
+    reader.text("directory", node.directory);
+    reader.number("log_mb", 1, 1u << 20, node.log_mb);
+    if (disk) reader.require("directory", "\"/var/lib/annulus/acceptor1\"");
+    for (const char* key : {"directory", "log_mb"}) {
+      if (!disk && reader.has(key)) {
+        reader.note(key, quoted(key) + " has no meaning without durability = \"disk\"; remove it");
+      }
+    }
   }
 
   void device(TomlReader& reader, NodeConfig& node) {
@@ -224,6 +230,10 @@ class Loader {
       if (other.address == node.address && node.address.port != 0) {
         reader.note("address", "address " + dataplane::to_string(node.address) + by +
                                    "give each node its own address or port");
+      }
+      if (other.directory == node.directory && !node.directory.empty()) {
+        reader.note("directory",
+                    "directory " + quoted(node.directory) + by + "an acceptor's log is its own");
       }
       if (node.kind == NodeKind::kProxy && other.kind == NodeKind::kProxy &&
           other.listen == node.listen && node.listen.port != 0) {

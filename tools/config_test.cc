@@ -185,9 +185,31 @@ TEST(ConfigMistakes, OutOfRange) {
   expect_error(std::string(kThree) + "[limits]\nretain = 64\n", "c.toml:30: ", "twice");
 }
 
-TEST(ConfigMistakes, DiskIsNotOffered) {
-  expect_error(with("id = 0x1234", "id = 1\ndurability = \"disk\""),
-               "c.toml:4: ", "not offered by this build");
+TEST(ConfigMistakes, DiskNeedsADirectoryForEachAcceptor) {
+  const std::string error = error_of(with("id = 0x1234", "id = 1\ndurability = \"disk\""));
+  for (const char* line : {"c.toml:8: ", "c.toml:12: ", "c.toml:16: "}) {
+    EXPECT_NE(error.find(line + std::string("[[acceptors]] has no 'directory'")), std::string::npos)
+        << error;
+  }
+  expect_error(with("id = 1\n", "id = 1\ndirectory = \"/a\"\n"), "c.toml:10: ", "durability");
+  expect_error(with("id = 1\n", "id = 1\nlog_mb = 5\n"), "c.toml:10: ", "durability");
+}
+
+TEST(ConfigTest, DirectoriesOfADiskClusterAreKept) {
+  std::string text = with("id = 0x1234", "id = 1\ndurability = \"disk\"");
+  std::string::size_type at = 0;
+  for (int i = 0; (at = text.find("[[acceptors]]\n", at)) != std::string::npos; ++i) {
+    at += std::string("[[acceptors]]\n").size();
+    text.insert(at, "directory = \"/a" + std::to_string(i) + "\"\nlog_mb = 64\n");
+  }
+  const auto config = parse_config(text, "c.toml");
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  const auto again = parse_config(to_toml(*config), "again.toml");
+  ASSERT_TRUE(again.ok()) << again.error().message;
+  EXPECT_EQ(again->cluster.durability, Durability::kDisk);
+  EXPECT_EQ(again->cluster.nodes[0].directory, "/a0");
+  EXPECT_EQ(again->cluster.nodes[0].log_mb, 64u);
+  EXPECT_EQ(fingerprint(again->cluster), fingerprint(config->cluster));
 }
 
 TEST(ConfigMistakes, MissingKeys) {

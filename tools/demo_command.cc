@@ -1,9 +1,5 @@
 #include "tools/demo_command.h"
 
-#include <arpa/inet.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
@@ -39,18 +35,6 @@ struct Done {
 
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-std::uint16_t free_tcp_port() {
-  const int probe = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(kLoopback);
-  socklen_t length = sizeof address;
-  CHECK(bind(probe, reinterpret_cast<const sockaddr*>(&address), length) == 0);
-  CHECK(getsockname(probe, reinterpret_cast<sockaddr*>(&address), &length) == 0);
-  close(probe);
-  return ntohs(address.sin_port);
 }
 
 class Demo {

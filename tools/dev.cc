@@ -19,10 +19,15 @@ struct Arguments {
   bool processes = false;
   std::string transport = "udp";
   std::string directory;
+  std::string durability = "memory";
 };
 
-Status run_embedded(std::uint16_t port, const StopSignals& signals) {
+Status run_embedded(const Arguments& arguments, const StopSignals& signals) {
+  const std::uint16_t port = arguments.port;
   ClusterOptions options;
+  options.durability = arguments.durability == "disk" ? Durability::kDisk : Durability::kMemory;
+  options.directory = arguments.directory;
+  options.log_mb = kDevLogMb;
   for (const std::string& name : service_names()) options.service_names.push_back({name});
   options.services = service_factory(options.service_names);
   auto made = Cluster::create(options);
@@ -35,9 +40,9 @@ Status run_embedded(std::uint16_t port, const StopSignals& signals) {
   if (!telemetry) return telemetry.error();
   if (Status started = cluster.start(); !started) return started;
   std::printf(
-      "3 acceptors, 2 replicas and a proxy in this process; durability memory\n%s"
+      "3 acceptors, 2 replicas and a proxy in this process; durability %s\n%s"
       "telemetry %s\n",
-      cluster.plan().c_str(), telemetry.value()->path().c_str());
+      arguments.durability.c_str(), cluster.plan().c_str(), telemetry.value()->path().c_str());
   if (Status served = wait_until_served(listen, signals); !served) return served;
   std::printf("ready\n");
   std::fflush(stdout);
@@ -48,14 +53,15 @@ Status run_embedded(std::uint16_t port, const StopSignals& signals) {
 int run(const Arguments& arguments) {
   const StopSignals signals;
   Status status;
-  if (!arguments.processes) {
-    status = run_embedded(arguments.port, signals);
-  } else if (arguments.directory.empty()) {
-    status = Error{
-        "--processes writes configuration, pids and logs: name a directory for them "
-        "with --dir"};
+  const bool disk = arguments.durability == "disk";
+  if ((arguments.processes || disk) && arguments.directory.empty()) {
+    status =
+        Error{"--processes and --durability disk keep files: name a directory for them with --dir"};
+  } else if (!arguments.processes) {
+    status = run_embedded(arguments, signals);
   } else {
     status = run_dev_processes({.directory = arguments.directory,
+                                .disk = disk,
                                 .memif = arguments.transport == "memif",
                                 .port = arguments.port},
                                signals);
@@ -99,8 +105,12 @@ void add_dev_command(CLI::App& app, int& status) {
       ->check(CLI::IsMember({"udp", "memif"}))
       ->needs(processes)
       ->capture_default_str();
-  dev->add_option("--dir", arguments->directory, "Where --processes keeps its files")
-      ->needs(processes);
+  dev->add_option("--dir", arguments->directory,
+                  "Where --processes and --durability disk keep their files");
+  dev->add_option("--durability", arguments->durability,
+                  "What votes survive; with disk, a cluster that is in DIR is started again")
+      ->check(CLI::IsMember({"memory", "disk"}))
+      ->capture_default_str();
   dev->callback([arguments, &status] { status = run(*arguments); });
 }
 

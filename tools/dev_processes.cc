@@ -60,6 +60,7 @@ Config make_config(const DevProcesses& options, const std::string& directory) {
   ClusterConfig& cluster = config.cluster;
   CHECK(getrandom(&cluster.id, sizeof cluster.id, 0) == sizeof cluster.id);
   cluster.id = (cluster.id >> 1) | 1;  // TOML integers are signed
+  cluster.durability = options.disk ? Durability::kDisk : Durability::kMemory;
   cluster.transport = options.memif ? TransportKind::kDpdk : TransportKind::kUdp;
   const std::vector<std::uint16_t> ports = free_ports(kAcceptors + kReplicas + 2);
   const auto group = static_cast<std::uint32_t>(cluster.id & 0xffff);
@@ -80,6 +81,10 @@ Config make_config(const DevProcesses& options, const std::string& directory) {
                     ".sock,socket-abstract=no,mac=02:00:00:00:00:0" + text;
     }
     if (kind == NodeKind::kProxy) node.listen = {kLoopback, options.port};
+    if (kind == NodeKind::kAcceptor && options.disk) {
+      node.directory = directory + "/" + node.name;
+      node.log_mb = kDevLogMb;
+    }
     cluster.nodes.push_back(node);
   };
   for (std::uint32_t i = 0; i < kAcceptors; ++i) add(NodeKind::kAcceptor);
@@ -205,7 +210,8 @@ std::string last_line(const std::string& path) {
   return last;
 }
 
-Status prepare(const DevProcesses& options, std::string& directory, Config& config) {
+/// `again`: the directory holds a cluster whose acceptors have logs.
+Status prepare(const DevProcesses& options, std::string& directory, Config& config, bool& again) {
   std::error_code failure;
   std::filesystem::create_directories(options.directory + (options.memif ? "/hub" : ""), failure);
   if (failure) {
@@ -219,7 +225,24 @@ Status prepare(const DevProcesses& options, std::string& directory, Config& conf
                  "most " +
                  std::to_string(kDirectoryBytesMax) + " bytes with --dir"};
   }
-  config = make_config(options, directory);
+  const std::string path = directory + "/cluster.toml";
+  again = options.disk && std::filesystem::exists(path);
+  if (again) {
+    auto loaded = load_config(path);
+    if (!loaded) return loaded.error();
+    config = std::move(loaded).value();
+    const bool memif = config.cluster.transport == TransportKind::kDpdk;
+    if (config.cluster.durability != Durability::kDisk || memif != options.memif) {
+      return Error{path +
+                   ": is of a cluster with another durability or transport; name another directory "
+                   "with --dir"};
+    }
+    for (NodeConfig& node : config.cluster.nodes) {
+      if (node.kind == NodeKind::kProxy) node.listen.port = options.port;
+    }
+  } else {
+    config = make_config(options, directory);
+  }
   for (const NodeConfig& node : config.cluster.nodes) {
     if (telemetry_pid(directory, node.name) == 0) continue;
     return Error{directory + ": '" + node.name +
@@ -227,7 +250,8 @@ Status prepare(const DevProcesses& options, std::string& directory, Config& conf
                  "directory with --dir"};
   }
   std::ofstream file(config.path);
-  file << "# Written by `annulus dev`; a new cluster each time it starts.\n" << to_toml(config);
+  file << "# Written by `annulus dev`"
+       << (options.disk ? ".\n" : "; a new cluster each time it starts.\n") << to_toml(config);
   file.close();
   if (!file) return Error{config.path + ": cannot be written; is the disk full?"};
   return {};
@@ -251,7 +275,8 @@ Status start_hub(Family& family, const std::string& directory, std::size_t ports
 Status run_dev_processes(const DevProcesses& options, const StopSignals& signals) {
   std::string directory;
   Config config;
-  if (Status prepared = prepare(options, directory, config); !prepared) return prepared;
+  bool again = false;
+  if (Status prepared = prepare(options, directory, config, again); !prepared) return prepared;
   Family family(directory);
   if (options.memif) {
     Status hub =
@@ -261,7 +286,7 @@ Status run_dev_processes(const DevProcesses& options, const StopSignals& signals
   for (const NodeConfig& node : config.cluster.nodes) {
     std::vector<std::string> arguments = {node.kind == NodeKind::kProxy ? "proxy" : "node",
                                           "--config", config.path, "--name", node.name};
-    if (node.kind == NodeKind::kAcceptor) arguments.push_back("--bootstrap");
+    if (node.kind == NodeKind::kAcceptor && !again) arguments.push_back("--bootstrap");
     family.start(node.name, std::move(arguments));
   }
   if (Status written = family.write_pids(); !written) return written;

@@ -6,6 +6,7 @@
 #include "tools/demo_command.h"
 #include "tools/dev.h"
 #include "tools/hub.h"
+#include "tools/inspect_command.h"
 #include "tools/node_command.h"
 #include "tools/sim_command.h"
 #include "tools/top.h"
@@ -23,6 +24,7 @@ int main(int argc, char** argv) {
   annulus::tools::add_sim_command(app, status);
   annulus::tools::add_top_command(app, status);
   annulus::tools::add_config_command(app, status);
+  annulus::tools::add_inspect_command(app, status);
   CLI11_PARSE(app, argc, argv);
   return status;
 }

@@ -9,6 +9,7 @@
 #include "consensus/proposer.h"
 #include "dataplane/frame.h"
 #include "dataplane/spsc_ring.h"
+#include "tools/log_file.h"
 #include "tools/proxy/proxy.h"
 
 namespace annulus::tools {
@@ -90,24 +91,39 @@ WorkerOptions worker_options(const ClusterConfig& cluster, const NodeConfig& nod
 
 class AcceptorHost final : public Node {
  public:
-  explicit AcceptorHost(const NodeSetup& setup)
-      : Node(setup.node.name), stage_(options(setup), setup.ring, setup.transport) {}
+  /// `log` is null of a memory cluster.
+  AcceptorHost(const NodeSetup& setup, std::unique_ptr<recovery::AcceptorLog> log)
+      : Node(setup.node.name),
+        log_(std::move(log)),
+        stage_(options(setup, log_.get()), setup.ring, setup.transport, log_.get()) {}
+  bool failed() const override { return stage_.failed(); }
   std::vector<Stage*> stages() override { return {&stage_}; }
   void add_counters(dataplane::Registry& registry) override {
     stage_.add_counters(registry, name());
   }
 
  private:
-  static AcceptorNodeOptions options(const NodeSetup& setup) {
+  static AcceptorNodeOptions options(const NodeSetup& setup, const recovery::AcceptorLog* log) {
     AcceptorNodeOptions options = acceptor_options(setup.cluster, setup.node);
-    options.identity.epoch = random_epoch();
-    options.mute = !setup.bootstrap;
-    options.coordinate = setup.bootstrap && setup.ring.acceptor_index(setup.node.id) == 0;
+    options.identity.epoch = log != nullptr ? log->epoch() : random_epoch();
+    options.mute = !setup.bootstrap && log == nullptr;
+    options.coordinate = !options.mute && setup.ring.acceptor_index(setup.node.id) == 0;
     return options;
   }
 
+  std::unique_ptr<recovery::AcceptorLog> log_;
   AcceptorNode stage_;
 };
+
+Result<std::unique_ptr<Node>> make_acceptor(const NodeSetup& setup) {
+  std::unique_ptr<recovery::AcceptorLog> log;
+  if (setup.cluster.durability == Durability::kDisk) {
+    auto opened = open_log(setup.cluster, setup.ring, setup.node, setup.bootstrap);
+    if (!opened) return opened.error();
+    log = std::move(opened).value();
+  }
+  return std::unique_ptr<Node>(std::make_unique<AcceptorHost>(setup, std::move(log)));
+}
 
 class ReplicaHost final : public Node {
  public:
@@ -230,7 +246,7 @@ statemachine::ClientOptions client_options(const ClusterConfig& cluster, consens
 Result<std::unique_ptr<Node>> make_node(const NodeSetup& setup, const ServiceFactory& services) {
   switch (setup.node.kind) {
     case NodeKind::kAcceptor:
-      return std::unique_ptr<Node>(std::make_unique<AcceptorHost>(setup));
+      return make_acceptor(setup);
     case NodeKind::kReplica:
       return std::unique_ptr<Node>(std::make_unique<ReplicaHost>(setup, services()));
     case NodeKind::kProxy:
@@ -243,7 +259,9 @@ std::string memory_plan(const ClusterConfig& cluster, const NodeConfig& node) {
   std::string text;
   switch (node.kind) {
     case NodeKind::kAcceptor:
-      return AcceptorNode::memory_plan(acceptor_options(cluster, node));
+      text = AcceptorNode::memory_plan(acceptor_options(cluster, node));
+      if (cluster.durability == Durability::kDisk) text += log_memory_plan(cluster, node);
+      return text;
     case NodeKind::kReplica:
       text = LearnerNode::memory_plan(learner_options(cluster, node)) +
              Worker::memory_plan(worker_options(cluster, node));

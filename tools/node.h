@@ -27,7 +27,7 @@ struct NodeSetup {
   const NodeConfig& node;
   dataplane::Transport& transport;
   /// Acceptors: this is the bootstrap of a new cluster. Otherwise an acceptor of a memory cluster
-  /// has lost its votes and stays mute.
+  /// has lost its votes and stays mute, and one of a disk cluster reads them from its log.
   bool bootstrap = false;
 };
 
@@ -39,6 +39,8 @@ class Node {
   /// In polling order.
   virtual std::vector<dataplane::Stage*> stages() = 0;
   virtual void add_counters(dataplane::Registry& registry) = 0;
+  /// It has stopped for good and says nothing any more: an acceptor whose log failed.
+  virtual bool failed() const { return false; }
   /// The worker of a replica, null of others.
   virtual statemachine::Worker* worker() { return nullptr; }
 
@@ -49,7 +51,8 @@ class Node {
   std::string name_;
 };
 
-/// `services` is called for replicas only. Fails when a proxy cannot listen.
+/// `services` is called for replicas only. Fails when a proxy cannot listen, or a log not be
+/// opened.
 Result<std::unique_ptr<Node>> make_node(const NodeSetup& setup, const ServiceFactory& services);
 
 /// What a native client needs to know of the cluster.

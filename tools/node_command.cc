@@ -14,6 +14,8 @@
 namespace annulus::tools {
 namespace {
 
+constexpr int kFailureCheckMs = 200;
+
 struct Arguments {
   std::string file;
   std::string name;
@@ -45,12 +47,13 @@ void print_start(const NodeConfig& node, const Config& config, const Cores& core
   for (const std::string& warning : config.warnings) {
     std::fprintf(stderr, "warning: %s\n", warning.c_str());
   }
-  std::printf("%s: %s %u of cluster %016llx at %s, transport %s, mode %s, durability memory\n",
+  std::printf("%s: %s %u of cluster %016llx at %s, transport %s, mode %s, durability %s\n",
               node.name.c_str(), to_string(node.kind), consensus::raw(node.id),
               static_cast<unsigned long long>(config.cluster.id),
               dataplane::to_string(node.address).c_str(), to_string(config.cluster.transport),
-              to_string(config.cluster.mode));
-  if (node.kind == NodeKind::kAcceptor && !bootstrap) {
+              to_string(config.cluster.mode), to_string(config.cluster.durability));
+  const bool memory = config.cluster.durability == Durability::kMemory;
+  if (node.kind == NodeKind::kAcceptor && memory && !bootstrap) {
     std::printf(
         "%s: started without --bootstrap: its votes are lost with its memory, so it stays "
         "mute\n",
@@ -87,9 +90,13 @@ Status run(const Config& config, const NodeConfig& node, bool bootstrap) {
   if (!telemetry) return telemetry.error();
   cores.value()->start();
   print_start(node, config, *cores.value(), *telemetry.value(), bootstrap);
-  telemetry.value()->serve(signals.descriptor(), -1);
+  bool stopped = false;
+  while (!stopped && !nodes.front()->failed()) {
+    stopped = telemetry.value()->serve(signals.descriptor(), kFailureCheckMs);
+  }
   cores.value()->stop();
-  return {};
+  if (stopped) return {};
+  return Error{node.name + " has stopped: its log failed, see above"};
 }
 
 int run_command(const Arguments& arguments, bool proxy_only) {
@@ -124,7 +131,7 @@ void add_node_commands(CLI::App& app, int& status) {
   }
   node->add_flag("--bootstrap", arguments->bootstrap,
                  "Create the cluster: its acceptors have never voted. Once in a cluster's life, on "
-                 "all acceptors");
+                 "all acceptors; makes their logs if durability is disk");
   node->callback([arguments, &status] { status = run_command(*arguments, false); });
   proxy->callback([arguments, &status] { status = run_command(*arguments, true); });
 }

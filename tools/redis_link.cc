@@ -12,6 +12,18 @@
 
 namespace annulus::tools {
 
+std::uint16_t free_tcp_port() {
+  const int probe = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  CHECK(bind(probe, reinterpret_cast<const sockaddr*>(&address), length) == 0);
+  CHECK(getsockname(probe, reinterpret_cast<sockaddr*>(&address), &length) == 0);
+  close(probe);
+  return ntohs(address.sin_port);
+}
+
 Result<RedisLink> RedisLink::connect(const dataplane::Endpoint& server) {
   RedisLink link(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_in address{};

@@ -2,6 +2,7 @@
 // `annulus dev` need.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,9 @@
 #include "dataplane/transport.h"
 
 namespace annulus::tools {
+
+/// A port of 127.0.0.1 that nobody listens on now.
+std::uint16_t free_tcp_port();
 
 class RedisLink {
  public:

@@ -256,13 +256,6 @@ Status claim_socket(const std::string& path) {
 
 }  // namespace
 
-template <>
-const std::array<const char*, static_cast<std::size_t>(SwitchCounter::kCount)>
-    CounterNames<SwitchCounter>::names = {
-        "rx_frames",  "rx_bytes",         "tx_frames",     "tx_bytes",
-        "rx_flooded", "rx_drop_bad",      "tx_drop_full",  "fault_lost",
-        "fault_cut",  "fault_duplicated", "fault_delayed", "tx_drop_delay_full"};
-
 Result<std::unique_ptr<SoftwareSwitch>> SoftwareSwitch::open(const SwitchConfig& config) {
   if (config.ports < 2 || config.ports > kSwitchPortsMax) {
     return Error{"a hub has between 2 and " + std::to_string(kSwitchPortsMax) +

@@ -15,4 +15,11 @@ std::string switch_client_device(const std::string& directory, std::uint32_t por
          ",socket-abstract=no,mac=02:00:00:00:00:" + last;
 }
 
+template <>
+const std::array<const char*, static_cast<std::size_t>(SwitchCounter::kCount)>
+    CounterNames<SwitchCounter>::names = {
+        "rx_frames",  "rx_bytes",         "tx_frames",     "tx_bytes",
+        "rx_flooded", "rx_drop_bad",      "tx_drop_full",  "fault_lost",
+        "fault_cut",  "fault_duplicated", "fault_delayed", "tx_drop_delay_full"};
+
 }  // namespace annulus::dataplane

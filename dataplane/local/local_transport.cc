@@ -35,7 +35,8 @@ LocalSwitch::LocalSwitch(std::span<const Endpoint> endpoints, const LocalOptions
   }
   for (const auto& sender : transports_) {
     for (const auto& receiver : transports_) {
-      sender->out_.push_back(receiver->in_[sender->index_].get());
+      sender->out_.push_back(
+          {receiver->in_[sender->index_].get(), &receiver->bell(sender->index_)});
     }
   }
 }
@@ -95,7 +96,8 @@ LocalTransport::LocalTransport(LocalSwitch& fabric, std::uint32_t index,
       index_(index),
       endpoint_(fabric.endpoints_[index]),
       frame_bytes_max_(options.mtu - kIpUdpHeaderBytes),
-      heads_(heads_needed(fabric.endpoints_.size(), options), kHeadBytesMax) {
+      heads_(heads_needed(fabric.endpoints_.size(), options), kHeadBytesMax),
+      bells_((fabric.endpoints_.size() + 63) / 64) {
   for (std::size_t i = 0; i < fabric.endpoints_.size(); ++i) {
     in_.push_back(std::make_unique<Link>(options.link_depth));
   }
@@ -111,32 +113,42 @@ Status LocalTransport::join(const Endpoint& group) {
   return {};
 }
 
+bool LocalTransport::silent() {
+  unsigned rung = 0;
+  for (std::size_t i = 0; i < in_.size(); ++i) rung |= bell(i).load(std::memory_order_relaxed);
+  return rung == 0;
+}
+
 std::uint32_t LocalTransport::receive(Nanos, std::span<RxFrame> frames) {
+  if (silent()) return 0;
   const auto sources = static_cast<std::uint32_t>(in_.size());
   const auto room = static_cast<std::uint32_t>(frames.size());
   std::uint32_t filled = 0;
   std::uint64_t bytes = 0;
   std::uint32_t source = next_source_;
   for (std::uint32_t scanned = 0; scanned < sources && filled < room; ++scanned) {
-    Link& link = *in_[source];
-    const std::uint32_t taken = std::min(link.readable(), room - filled);
+    const std::uint32_t from = source;
+    source = source + 1 == sources ? 0 : source + 1;
+    if (bell(from).load(std::memory_order_relaxed) == 0) continue;
+    bell(from).exchange(0, std::memory_order_acq_rel);
+    Link& link = *in_[from];
+    const std::uint32_t waiting = link.readable();
+    const std::uint32_t taken = std::min(waiting, room - filled);
+    if (taken < waiting) bell(from).store(1, std::memory_order_relaxed);  // for the next receive()
     for (std::uint32_t i = 0; i < taken; ++i) {
       const Descriptor& descriptor = link.peek(i);
       // The reader wants frame header and message next: on their way while the burst fills.
       const auto* near = reinterpret_cast<const char*>(descriptor.head);
       for (std::uint32_t line = 0; line < 4; ++line) __builtin_prefetch(near + 64 * line);
       RxFrame& frame = frames[filled++];
-      frame.from = switch_.endpoints_[source];
+      frame.from = switch_.endpoints_[from];
       frame.head = Slice::adopt(descriptor.head, 0, descriptor.head_bytes);
       frame.payload =
           Slice::adopt(descriptor.payload, descriptor.payload_offset, descriptor.payload_bytes);
       bytes += descriptor.head_bytes + descriptor.payload_bytes;
     }
-    source = source + 1 == sources ? 0 : source + 1;
-    if (taken != 0) {
-      link.drop(taken);
-      next_source_ = source;  // whoever was served last is scanned last
-    }
+    link.drop(taken);
+    next_source_ = source;  // whoever was served last is scanned last
   }
   if (filled != 0) {
     counters_[TransportCounter::kRxFrames].add(filled);
@@ -162,7 +174,7 @@ void LocalTransport::transmit(Nanos, std::span<TxFrame> frames) {
       if (entry->group) {
         send_to_group(switch_.groups_[entry->index], frame, std::move(head));
       } else {
-        send_to_one(*out_[entry->index], frame, std::move(head));
+        send_to_one(out_[entry->index], frame, std::move(head));
       }
     }
     frame.payload.reset();
@@ -174,8 +186,8 @@ LocalTransport::Descriptor LocalTransport::describe(const TxFrame& frame, const 
           frame.payload.offset(), frame.payload.size()};
 }
 
-void LocalTransport::send_to_one(Link& link, TxFrame& frame, Slice head) {
-  if (!link.push(describe(frame, head))) {
+void LocalTransport::send_to_one(Outlet& outlet, TxFrame& frame, Slice head) {
+  if (!outlet.push(describe(frame, head))) {
     counters_[TransportCounter::kTxDropFull].add();
     return;
   }
@@ -188,10 +200,10 @@ void LocalTransport::send_to_group(std::span<const std::uint32_t> members, TxFra
   takers_.clear();
   for (const std::uint32_t member : members) {
     if (member == index_) continue;
-    if (out_[member]->full()) {
+    if (out_[member].link->full()) {
       counters_[TransportCounter::kTxDropFull].add();
     } else {
-      takers_.push_back(out_[member]);
+      takers_.push_back(&out_[member]);
     }
   }
   if (takers_.empty()) return;
@@ -203,7 +215,7 @@ void LocalTransport::send_to_group(std::span<const std::uint32_t> members, TxFra
   if (Buffer* payload = frame.payload.detach(); payload != nullptr && takers > 1) {
     payload->references.fetch_add(takers - 1, std::memory_order_relaxed);
   }
-  for (Link* link : takers_) CHECK(link->push(Descriptor{descriptor}));
+  for (Outlet* outlet : takers_) CHECK(outlet->push(Descriptor{descriptor}));
 }
 
 }  // namespace annulus::dataplane

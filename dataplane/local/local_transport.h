@@ -3,6 +3,8 @@
 // validates, as on any network, only without copies: a multicast is a reference count.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -100,9 +102,25 @@ class alignas(64) LocalTransport final : public Transport {
   using Descriptor = LocalSwitch::Descriptor;
   using Link = LocalSwitch::Link;
 
+  using Bell = std::atomic<std::uint8_t>;
+  struct alignas(64) Bells {
+    std::array<Bell, 64> bells{};
+  };
+  struct Outlet {
+    Link* link;
+    Bell* bell;
+    bool push(Descriptor&& descriptor) {
+      if (!link->push(std::move(descriptor))) return false;
+      bell->store(1, std::memory_order_release);
+      return true;
+    }
+  };
+
   LocalTransport(LocalSwitch& fabric, std::uint32_t index, const LocalOptions& options);
+  Bell& bell(std::size_t source) { return bells_[source / 64].bells[source % 64]; }
+  bool silent();
   static Descriptor describe(const TxFrame& frame, const Slice& head);
-  void send_to_one(Link& link, TxFrame& frame, Slice head);
+  void send_to_one(Outlet& outlet, TxFrame& frame, Slice head);
   void send_to_group(std::span<const std::uint32_t> members, TxFrame& frame, Slice head);
 
   LocalSwitch& switch_;
@@ -112,8 +130,12 @@ class alignas(64) LocalTransport final : public Transport {
   std::uint32_t next_source_ = 0;  // where the next receive() starts
   BufferPool heads_;
   std::vector<std::unique_ptr<Link>> in_;  // by source, the transport itself included
-  std::vector<Link*> out_;                 // by destination
-  std::vector<Link*> takers_;              // scratch of send_to_group
+  // By source, set after a push into its link: a turn without input looks at these few bytes, not
+  // at every link. The sender stores (release) after its push; the receiver takes with exchange,
+  // and only then reads the link, so that a push it does not see has its bell still to ring.
+  std::vector<Bells> bells_;
+  std::vector<Outlet> out_;      // by destination
+  std::vector<Outlet*> takers_;  // scratch of send_to_group
 };
 
 }  // namespace annulus::dataplane

@@ -43,6 +43,10 @@ CommandStatus decode(Bytes body, BtreeRequest& request) {
       }
       return CommandStatus::kOk;
     }
+    case BtreeOp::kClear: {
+      const bool bare = head.value_bytes == 0 && head.limit == 0 && head.key == 0;
+      return bare && rest.empty() ? CommandStatus::kOk : CommandStatus::kMalformed;
+    }
   }
   return CommandStatus::kMalformed;
 }
@@ -112,6 +116,7 @@ class RangeWriter {
 void BtreeService::footprint(std::span<const std::byte> body, Footprint& footprint) const {
   BtreeRequest request;
   if (decode(body, request) != CommandStatus::kOk) return;
+  if (request.op == BtreeOp::kClear) return footprint.add({0, kLastKey, true});
   const bool wide = request.op == BtreeOp::kRange || request.op == BtreeOp::kCount;
   const std::uint64_t last = wide ? std::max(request.key, request.last) : request.key;
   footprint.add({request.key, last, !read_only(request.op)});
@@ -169,6 +174,9 @@ void BtreeService::run(const Staged& staged, Replies& replies) {
       const bool empty = request.key > request.last;
       return answer_integer(replies, empty ? 0 : tree_.count(staged.cursor, request.last));
     }
+    case BtreeOp::kClear:
+      tree_.clear();
+      return replies.done(CommandStatus::kOk);
   }
 }
 

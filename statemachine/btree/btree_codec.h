@@ -25,6 +25,7 @@ enum class BtreeOp : std::uint8_t {
   kRead = 3,    // key; the value; kNotFound
   kRange = 4,   // key .. last (closed), limit, bytes_limit; RangeReply
   kCount = 5,   // key .. last (closed); decode_integer(): how many keys
+  kClear = 6,   // no key; nothing: removes every key
 };
 
 /// One command. What its op does not use stays zero.
@@ -54,7 +55,7 @@ struct BtreeRange {
 static_assert(sizeof(BtreeRange) == 16);
 
 /// Changes nothing: set CommandFlag kReadOnly in the command's header.
-constexpr bool read_only(BtreeOp op) { return op >= BtreeOp::kRead; }
+constexpr bool read_only(BtreeOp op) { return op >= BtreeOp::kRead && op <= BtreeOp::kCount; }
 
 /// Bytes of the body that encode() writes.
 inline std::uint32_t body_bytes(const BtreeRequest& request) {

@@ -162,6 +162,11 @@ bool BtreeTree::remove(const Cursor& cursor) {
   return true;
 }
 
+void BtreeTree::clear() {
+  segments_.clear();
+  forget();
+}
+
 std::uint64_t BtreeTree::count(const Cursor& from, std::uint64_t last_key) const {
   std::uint64_t sum = 0;
   std::uint32_t index = from.index;

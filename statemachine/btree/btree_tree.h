@@ -56,6 +56,8 @@ class BtreeTree {
   Stored store(Cursor cursor, Bytes value);
   /// False if the key is absent.
   bool remove(const Cursor& cursor);
+  /// Removes every key.
+  void clear();
 
   /// Calls `visit(segment, leaf, first, last)` for the runs of entries [first, last) with keys from
   /// the cursor's to `last_key`, in order, until it returns false. Prefetches leaves ahead.

@@ -12,28 +12,11 @@ import struct
 import subprocess
 import sys
 
+from namespaces import DEVICES, in_namespace, kernel_has_xdp
 from peers import Peer, eventually
 
 GROUP = "239.77.0.1:4100"
 KERNEL_ADDRESS = "10.77.0.3"
-DEVICES = {
-    ("af_packet", 1500): "net_af_packet0,iface=e0,blocksz=4096,framesz=2048,framecnt=512",
-    ("af_packet", 9000): "net_af_packet0,iface=e0,blocksz=16384,framesz=16384,framecnt=256",
-    ("af_xdp", 1500): "net_af_xdp0,iface=e0",
-}
-
-
-def kernel_has_xdp():
-    af_xdp = 44
-    try:
-        socket.socket(af_xdp, socket.SOCK_RAW).close()
-    except OSError:
-        return False
-    return True
-
-
-def in_namespace(k):
-    return ["ip", "netns", "exec", f"{os.environ['ANNULUS_NETNS']}-{k}"]
 
 
 def enter_namespace(k):

@@ -1,9 +1,6 @@
 #include "tests/sim/cluster.h"
 
 #include <algorithm>
-#include <cstring>
-
-#include "tests/sim/replay.h"
 
 namespace annulus::sim {
 
@@ -15,8 +12,6 @@ namespace {
 constexpr std::uint64_t kCluster = 0x5eed;
 constexpr std::uint64_t kFingerprint = 0xf1;
 constexpr std::uint32_t kClients = 4;
-constexpr std::uint32_t kReplyBytesMax = 128 * 1024;
-constexpr std::uint16_t kAbsentReplica = 0x7fff;  // replies to nobody
 constexpr Endpoint kGroup{0xe0000001, 7'000};
 
 Endpoint endpoint_of(std::uint32_t kind, std::uint32_t index) {
@@ -85,15 +80,16 @@ ClusterPlan draw_plan(Rng& rng) {
   return plan;
 }
 
-dataplane::PollResult DeliveryTap::poll(Nanos now, std::uint32_t budget) {
+dataplane::PollResult DeliveryTap::poll(Nanos, std::uint32_t budget) {
+  const Nanos now = world_.now();  // the node's own clock may be wrong
   std::uint32_t work = 0;
   for (; work < budget; ++work) {
     consensus::Delivery* delivery = from_.front();
     if (delivery == nullptr || (to_ != nullptr && to_->room() == 0)) break;
     if (delivery->kind == consensus::DeliveryKind::kDecided) {
-      trace_.mix(TraceEvent::kDelivery, static_cast<std::uint64_t>(now),
-                 (std::uint64_t{learner_} << 56) | raw(delivery->instance),
-                 delivery->value.content_hash);
+      world_.trace().mix(TraceEvent::kDelivery, static_cast<std::uint64_t>(now),
+                         (std::uint64_t{learner_} << 56) | raw(delivery->instance),
+                         delivery->value.content_hash);
       checker_.on_delivery(now, learner_, *delivery);
       first_delivered_(delivery->value);
     }
@@ -108,7 +104,7 @@ Cluster::Cluster(World& world, const ClusterPlan& plan, const LoadPlan& load, Rn
       plan_(plan),
       rng_(rng),
       configuration_(configuration_of(plan)),
-      checker_(configuration_, world.failure()) {
+      checker_(configuration_, world.failure(), world.trace()) {
   add_acceptors();
   add_learners();
   add_clients(load);
@@ -123,26 +119,30 @@ std::unique_ptr<SimTransport> Cluster::attach(const Endpoint& endpoint, std::uin
   return world_.network().attach(endpoint, plan_.split_payloads, buffers);
 }
 
+consensus::AcceptorNodeOptions Cluster::acceptor_options(std::uint32_t acceptor) const {
+  consensus::AcceptorNodeOptions options;
+  options.identity = {kCluster, 0, acceptor_id(acceptor), 1};
+  options.value_bytes_max = plan_.value_bytes_max;
+  options.acceptor.retain = plan_.retain;
+  options.acceptor.fragment_bytes = consensus::fragment_bytes(plan_.frame_bytes_max);
+  options.acceptor.fingerprint = kFingerprint;
+  options.coordinator.window = plan_.window;
+  options.coordinator.learner_window = plan_.learner_window;
+  options.coordinator.fragment_bytes = options.acceptor.fragment_bytes;
+  options.coordinator.fingerprint = kFingerprint;
+  options.coordinator.submit = {32, 32};
+  options.coordinate = acceptor == 0;
+  return options;
+}
+
 void Cluster::add_acceptors() {
   for (std::uint32_t i = 0; i < plan_.acceptors; ++i) {
     AcceptorMachine machine;
     machine.transport = attach(endpoint_of(0, i), plan_.retain + 4 * plan_.window + 512);
     CHECK(machine.transport->join(kGroup).ok());
     checker_.set_acceptor(machine.transport->index(), i);
-    consensus::AcceptorNodeOptions options;
-    options.identity = {kCluster, 0, acceptor_id(i), 1};
-    options.value_bytes_max = plan_.value_bytes_max;
-    options.acceptor.retain = plan_.retain;
-    options.acceptor.fragment_bytes = consensus::fragment_bytes(plan_.frame_bytes_max);
-    options.acceptor.fingerprint = kFingerprint;
-    options.coordinator.window = plan_.window;
-    options.coordinator.learner_window = plan_.learner_window;
-    options.coordinator.fragment_bytes = options.acceptor.fragment_bytes;
-    options.coordinator.fingerprint = kFingerprint;
-    options.coordinator.submit = {32, 32};
-    options.coordinate = i == 0;
-    machine.node =
-        std::make_unique<consensus::AcceptorNode>(options, configuration_, *machine.transport);
+    machine.node = std::make_unique<consensus::AcceptorNode>(acceptor_options(i), configuration_,
+                                                             *machine.transport);
     machine.node->add_counters(registry_, "acceptor" + std::to_string(i));
     world_.add_stage(machine.node.get(), nodes_++, machine.transport->index());
     ++stages_;
@@ -178,7 +178,7 @@ void Cluster::add_learners() {
             }
           }
         },
-        world_.trace());
+        world_);
     world_.add_stage(machine.node.get(), nodes_, machine.transport->index());
     world_.add_stage(machine.tap.get(), nodes_, kNoEnd);
     world_.add_stage(&machine.replica->worker, nodes_++, kNoEnd);
@@ -284,189 +284,79 @@ void Cluster::set_links() {
   world_.set_base(std::move(base));
 }
 
-bool Cluster::clients_done() const {
-  const auto done = [](const auto& machine) { return machine.client->done(); };
-  return std::all_of(clients_.begin(), clients_.end(), done) &&
-         std::all_of(raw_clients_.begin(), raw_clients_.end(), done);
+void Cluster::on_fault(const Fault& fault) {
+  switch (fault.kind) {
+    case FaultKind::kCrash:
+      return crash(fault.a, fault.amount);
+    case FaultKind::kMuteReturn:
+      if (acceptors_[fault.a].crashed) return_mute(fault.a);
+      return;
+    case FaultKind::kElection:
+      if (!acceptors_[fault.a].crashed) acceptors_[fault.a].node->start_election();
+      return;
+    default:
+      return;
+  }
 }
 
-bool Cluster::caught_up() const {
-  consensus::Instance top{};
-  for (const LearnerMachine& machine : learners_) {
-    top = std::max(top, machine.node->learner().delivered_below());
-    top = std::max(top, machine.node->learner().decided_below());
-    if (machine.deliveries->size() != 0 || machine.tapped->size() != 0) return false;
+void Cluster::crash(std::uint32_t node, std::uint32_t frames_left) {
+  world_.crash(node, frames_left);
+  std::size_t index = node;
+  if (index < acceptors_.size()) {
+    acceptors_[index].crashed = true;
+    return;
   }
-  return std::all_of(learners_.begin(), learners_.end(), [&](const LearnerMachine& machine) {
-    return machine.node->learner().delivered_below() == top;
+  index -= acceptors_.size();
+  if (index < learners_.size()) {
+    learners_[index].crashed = true;
+    checker_.set_crashed_learner(static_cast<std::uint32_t>(index));
+    return;
+  }
+  index -= learners_.size();
+  if (index < clients_.size()) {
+    clients_[index].crashed = true;
+    return;
+  }
+  raw_clients_[index - clients_.size()].crashed = true;
+}
+
+/// A memory acceptor starts again: it has forgotten what it promised and accepted, and knows it.
+void Cluster::return_mute(std::uint32_t acceptor) {
+  world_.bury(acceptor);
+  AcceptorMachine& machine = acceptors_[acceptor];
+  const std::uint32_t end = machine.transport->index();
+  buried_.push_back(std::move(machine));
+  world_.network().revive(end);
+  machine.crashed = true;
+  machine.transport = world_.network().transport_of(end, plan_.split_payloads, 512);
+  consensus::AcceptorNodeOptions options = acceptor_options(acceptor);
+  options.identity.epoch = 2;
+  options.coordinate = false;
+  options.mute = true;
+  machine.node =
+      std::make_unique<consensus::AcceptorNode>(options, configuration_, *machine.transport);
+  machine.node->add_counters(registry_, "acceptor" + std::to_string(acceptor) + ".mute");
+  checker_.set_silent(acceptor);
+  world_.add_stage(machine.node.get(), acceptor, end);
+}
+
+void Cluster::watch_coordinator() {
+  if (world_.now() - watched_ < 100 * kMillisecond) return;
+  watched_ = world_.now();
+  consensus::Ballot highest{};
+  AcceptorMachine* first = nullptr;
+  bool crashed = false;
+  for (AcceptorMachine& machine : acceptors_) {
+    crashed |= machine.crashed;
+    if (machine.crashed) continue;
+    if (first == nullptr) first = &machine;
+    highest = std::max(highest, machine.node->acceptor().promised());
+  }
+  const bool led = std::any_of(acceptors_.begin(), acceptors_.end(), [&](const auto& machine) {
+    const auto& coordinator = machine.node->coordinator();
+    return !machine.crashed && !coordinator.idle() && coordinator.ballot() >= highest;
   });
-}
-
-void Cluster::check_end() {
-  checker_.check_complete();
-  if (!world_.failure().failed()) check_linearizable();
-  if (!world_.failure().failed()) check_states();
-  if (!world_.failure().failed()) check_memory();
-}
-
-void Cluster::check_linearizable() {
-  Replay replay(history_, client_of_epoch_, world_.failure());
-  replay.run(checker_.order());
-  counted_["history.duplicates_ordered"] = replay.duplicates();
-  counted_["history.repeated_reads"] = replay.repeated_reads();
-  counted_["history.stale_ordered"] = replay.stale();
-  counted_["history.after_close"] = replay.after_close();
-  counted_["history.unjudged"] = replay.unjudged();
-  if (world_.failure().failed()) return;
-  const std::string wrong = check_witness(replay.operations(), replay.placed(), kReplyBytesMax);
-  if (!wrong.empty()) return world_.failure().set("linearizability: " + wrong);
-  // A second opinion, which knows nothing of the order, on the parts short enough for it.
-  for (const auto& part : independent_parts(replay.operations())) {
-    if (part.size() > 40) continue;
-    const Verdict verdict = search_order(part, 20'000, kReplyBytesMax);
-    ++counted_[verdict == Verdict::kGaveUp ? "history.searches_given_up" : "history.searches"];
-    if (verdict == Verdict::kNotLinearizable) {
-      world_.failure().set("linearizability: no order explains the history of " +
-                           describe(part.front()));
-    }
-  }
-}
-
-/// What a replica of these partitions holds that is fed the decided order without a cluster.
-statemachine::StateHashes Cluster::reference_hashes(PartitionMask partitions) {
-  DeliveryTap::Ring deliveries(2);
-  dataplane::SpscRing<consensus::ReplyFrame> replies(2);
-  dataplane::SpscRing<consensus::Proposal> proposals(1);
-  statemachine::WorkerOptions options = worker_options(0);
-  options.replies.replica = kAbsentReplica;
-  options.session_idle = kSecond * 1'000'000;
-  Replica replica(options, {deliveries, replies, proposals});
-  dataplane::BufferPool pool(4, plan_.value_bytes_max);
-  const auto& order = checker_.order();
-  for (std::uint64_t i = 0; i < order.size(); ++i) {
-    if (!order[i].known || !intersects(order[i].value.mask, partitions)) continue;
-    dataplane::Slice bytes = pool.allocate();
-    std::memcpy(bytes.mutable_data(), order[i].bytes.data(), order[i].bytes.size());
-    bytes.truncate(static_cast<std::uint32_t>(order[i].bytes.size()));
-    CHECK(deliveries.push({consensus::DeliveryKind::kDecided, consensus::Instance{i},
-                           order[i].value, std::move(bytes), 0}));
-    replica.worker.poll(0, 1);
-  }
-  statemachine::StateHashes hashes;
-  const std::uint64_t ticket = replica.worker.ask_state_hashes();
-  replica.worker.poll(0, 1);
-  CHECK(replica.worker.state_hashes(ticket, hashes));
-  return hashes;
-}
-
-void Cluster::check_states() {
-  std::map<PartitionMask, std::uint64_t> expected;
-  for (std::uint32_t i = 0; i < learners_.size(); ++i) {
-    const PartitionMask partitions = plan_.learners[i];
-    if (!expected.contains(partitions)) {
-      expected[partitions] = reference_hashes(partitions).recomputed;
-    }
-    statemachine::Worker& worker = learners_[i].replica->worker;
-    statemachine::StateHashes hashes;
-    const std::uint64_t ticket = worker.ask_state_hashes();
-    worker.poll(world_.now(), 1);
-    CHECK(worker.state_hashes(ticket, hashes));
-    world_.trace().mix(TraceEvent::kState, i, hashes.kept, hashes.recomputed);
-    if (hashes.kept != hashes.recomputed) {
-      world_.failure().set("state: replica " + std::to_string(i) +
-                           " keeps other hashes than its segments have");
-    }
-    if (hashes.recomputed != expected[partitions]) {
-      world_.failure().set("state: replica " + std::to_string(i) +
-                           " differs from one that was fed the same order");
-    }
-  }
-}
-
-/// At rest, nodes hold what they retain and nothing else.
-void Cluster::check_memory() {
-  const auto check = [&](const std::string& who, SimTransport& transport, std::uint64_t limit) {
-    const std::uint32_t held = transport.buffers_held();
-    if (held > limit) {
-      world_.failure().set("memory: " + who + " holds " + std::to_string(held) +
-                           " receive buffers at rest, " + std::to_string(limit) + " expected");
-    }
-    if (transport.counters()[dataplane::TransportCounter::kRxDropNoBuffer].get() != 0) {
-      world_.failure().set("memory: " + who + " ran out of receive buffers");
-    }
-  };
-  for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
-    const auto& acceptor = acceptors_[i].node->acceptor();
-    // Every accepted instance, and what clients submitted out of turn.
-    const std::uint64_t retained = acceptor.accepted_below() - acceptor.trimmed_below();
-    check("acceptor " + std::to_string(i), *acceptors_[i].transport, retained + 256);
-  }
-  for (std::uint32_t i = 0; i < learners_.size(); ++i) {
-    check("learner " + std::to_string(i), *learners_[i].transport, 16);
-  }
-  for (std::uint32_t i = 0; i < clients_.size(); ++i) {
-    check("client " + std::to_string(i), *clients_[i].transport, 16);
-  }
-}
-
-void Cluster::count(std::map<std::string, std::uint64_t>& counters) const {
-  for (const auto& [name, value] : counted_) counters[name] += value;
-  counters["history.completed"] = history_.completed;
-  counters["history.unknown"] = history_.unknown;
-  counters["history.replies_dropped"] = history_.replies_dropped;
-  counters["history.refused_by_session"] = history_.refused_by_session;
-  counters["order.delivered"] = checker_.delivered();
-  counters["order.ballots"] = checker_.ballots();
-  counters["order.masked"] = checker_.masked_deliveries();
-  counters["order.repeated_values"] = checker_.repeated_values();
-  counters["order.proposer_reorders"] = checker_.proposer_reorders();
-  counters["raw.retransmitted"] = raw_retransmitted();
-}
-
-std::uint64_t Cluster::raw_retransmitted() const {
-  std::uint64_t sum = 0;
-  for (const RawMachine& machine : raw_clients_) sum += machine.client->retransmitted();
-  return sum;
-}
-
-std::string Cluster::describe_unfinished() const {
-  std::string text;
-  consensus::Instance lowest{~std::uint64_t{0}};
-  for (const AcceptorMachine& machine : acceptors_) {
-    lowest = std::min(lowest, machine.node->acceptor().chosen_below());
-  }
-  for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
-    const auto& node = *acceptors_[i].node;
-    const auto held = node.acceptor().accepted(lowest);
-    if (held.ballot != consensus::kNoBallot) {
-      text += "\n  acceptor " + std::to_string(i) + " holds at " + std::to_string(raw(lowest)) +
-              ": sequence " + std::to_string(held.value->id.sequence) + ", " +
-              std::to_string(held.value->bytes) + " B, round " +
-              std::to_string(consensus::round_of(held.ballot)) + "." +
-              std::to_string(raw(consensus::coordinator_of(held.ballot))) +
-              (held.chosen ? ", chosen" : "");
-    }
-    text += "\n  acceptor " + std::to_string(i) + ": chosen below " +
-            std::to_string(raw(node.acceptor().chosen_below())) + ", accepted below " +
-            std::to_string(raw(node.acceptor().accepted_below())) + ", promised round " +
-            std::to_string(consensus::round_of(node.acceptor().promised())) + "." +
-            std::to_string(raw(consensus::coordinator_of(node.acceptor().promised())));
-    if (node.coordinator().idle()) continue;
-    text += node.coordinator().active() ? ", coordinates" : ", in phase 1";
-    text += " round " + std::to_string(consensus::round_of(node.coordinator().ballot())) +
-            ", decided below " + std::to_string(raw(node.coordinator().decided_below())) +
-            ", next " + std::to_string(raw(node.coordinator().next_instance()));
-  }
-  for (std::uint32_t i = 0; i < learners_.size(); ++i) {
-    const auto& learner = learners_[i].node->learner();
-    text += "\n  learner " + std::to_string(i) + ": delivered below " +
-            std::to_string(raw(learner.delivered_below())) + ", decided below " +
-            std::to_string(raw(learner.decided_below())) +
-            (learner.behind_log() ? ", behind the log" : "");
-  }
-  for (const ClientMachine& machine : clients_) text += "\n  " + machine.client->describe();
-  for (const RawMachine& machine : raw_clients_) text += "\n  " + machine.client->describe();
-  return text;
+  if (crashed && !led) first->node->start_election();
 }
 
 }  // namespace annulus::sim

@@ -18,6 +18,8 @@
 
 namespace annulus::sim {
 
+constexpr std::uint32_t kReplyBytesMax = 128 * 1024;
+
 /// What a seed decides about the cluster itself.
 struct ClusterPlan {
   std::uint32_t acceptors = 3;
@@ -42,13 +44,13 @@ class DeliveryTap final : public dataplane::Stage {
  public:
   using Ring = dataplane::SpscRing<consensus::Delivery>;
   DeliveryTap(std::uint32_t learner, Ring& from, Ring* to, ProtocolChecker& checker,
-              std::function<void(const consensus::Value&)> first_delivered, Trace& trace)
+              std::function<void(const consensus::Value&)> first_delivered, World& world)
       : learner_(learner),
         from_(from),
         to_(to),
         checker_(checker),
         first_delivered_(std::move(first_delivered)),
-        trace_(trace) {}
+        world_(world) {}
 
   dataplane::PollResult poll(Nanos now, std::uint32_t budget) override;
   const char* name() const override { return "tap"; }
@@ -59,7 +61,7 @@ class DeliveryTap final : public dataplane::Stage {
   Ring* to_;
   ProtocolChecker& checker_;
   std::function<void(const consensus::Value&)> first_delivered_;
-  Trace& trace_;
+  World& world_;
 };
 
 /// What executes: the services and the worker that owns them.
@@ -76,10 +78,12 @@ struct Replica {
 };
 
 struct AcceptorMachine {
+  bool crashed = false;
   std::unique_ptr<SimTransport> transport;
   std::unique_ptr<consensus::AcceptorNode> node;
 };
 struct LearnerMachine {
+  bool crashed = false;
   std::unique_ptr<SimTransport> transport;
   std::unique_ptr<DeliveryTap::Ring> deliveries;
   std::unique_ptr<dataplane::SpscRing<consensus::ReplyFrame>> replies;
@@ -90,10 +94,12 @@ struct LearnerMachine {
   std::unique_ptr<Replica> replica;
 };
 struct ClientMachine {
+  bool crashed = false;
   std::unique_ptr<SimTransport> transport;
   std::unique_ptr<SimClient> client;
 };
 struct RawMachine {
+  bool crashed = false;
   std::unique_ptr<SimTransport> transport;
   std::unique_ptr<RawClient> client;
 };
@@ -109,7 +115,10 @@ class Cluster {
   Cluster(World& world, const ClusterPlan& plan, const LoadPlan& load, Rng rng);
   ~Cluster();
 
-  void start_election(std::uint32_t acceptor) { acceptors_[acceptor].node->start_election(); }
+  /// Carries out a fault that is not the world's.
+  void on_fault(const Fault& fault);
+  /// If acceptors crashed and none that lives coordinates, the first that lives is told to.
+  void watch_coordinator();
   /// All clients have what they wanted.
   bool clients_done() const;
   /// Every learner has delivered as far as any other, and some acceptor coordinates.
@@ -128,12 +137,17 @@ class Cluster {
     return static_cast<std::uint32_t>(acceptors_.size() + learners_.size());
   }
   std::uint32_t stages() const { return stages_; }
+  std::uint32_t nodes() const { return nodes_; }
+  std::uint32_t replicas() const { return static_cast<std::uint32_t>(learners_.size()); }
   ProtocolChecker& checker() { return checker_; }
   dataplane::Registry& registry() { return registry_; }
   std::uint64_t raw_retransmitted() const;
 
  private:
   void add_acceptors();
+  consensus::AcceptorNodeOptions acceptor_options(std::uint32_t acceptor) const;
+  void crash(std::uint32_t node, std::uint32_t frames_left);
+  void return_mute(std::uint32_t acceptor);
   void add_learners();
   statemachine::WorkerOptions worker_options(std::uint32_t learner) const;
   statemachine::StateHashes reference_hashes(consensus::PartitionMask partitions);
@@ -157,6 +171,8 @@ class Cluster {
   std::vector<LearnerMachine> learners_;
   std::vector<ClientMachine> clients_;
   std::vector<RawMachine> raw_clients_;
+  std::vector<AcceptorMachine> buried_;  // their counters are still read
+  Nanos watched_ = 0;
   History history_;
   std::map<std::uint64_t, std::uint32_t> client_of_epoch_;
   std::map<std::string, std::uint64_t> counted_;

@@ -1,30 +1,31 @@
 #include "tests/sim/faults.h"
 
 #include <algorithm>
+#include <bit>
+#include <numeric>
+#include <utility>
 
 namespace annulus::sim {
 
 const char* to_string(FaultKind kind) {
   static constexpr const char* kNames[] = {
-      "loss",      "node_loss", "send_loss", "multicast_loss", "duplicate", "reorder", "slow_link",
-      "slow_node", "bit_flips", "link_full", "cut_one_way",    "stall",     "election"};
+      "loss",      "node_loss",  "send_loss", "multicast_loss", "duplicate", "reorder",
+      "slow_link", "slow_node",  "bit_flips", "link_full",      "partition", "stall",
+      "pause",     "clock_jump", "crash",     "mute_return",    "election"};
   static_assert(std::size(kNames) == static_cast<std::size_t>(FaultKind::kCount));
   return kNames[static_cast<std::size_t>(kind)];
 }
 
 namespace {
 
-/// Weights of the kinds, in their order.
-constexpr std::uint32_t kWeights[] = {10, 6, 6, 10, 6, 8, 8, 6, 6, 6, 6, 18, 8};
-static_assert(std::size(kWeights) == static_cast<std::size_t>(FaultKind::kCount));
+constexpr std::uint32_t kAll = 1'000'000;  // frames of a million
 
-FaultKind draw_kind(Rng& rng) {
-  std::uint32_t total = 0;
-  for (const std::uint32_t weight : kWeights) total += weight;
+FaultKind draw_kind(Rng& rng, const FaultWeights& weights) {
+  const std::uint32_t total = std::accumulate(weights.begin(), weights.end(), 0u);
   auto pick = static_cast<std::uint32_t>(rng.below(total));
   for (std::uint32_t kind = 0;; ++kind) {
-    if (pick < kWeights[kind]) return static_cast<FaultKind>(kind);
-    pick -= kWeights[kind];
+    if (pick < weights[kind]) return static_cast<FaultKind>(kind);
+    pick -= weights[kind];
   }
 }
 
@@ -38,7 +39,11 @@ std::uint32_t draw_amount(Rng& rng, FaultKind kind) {
   switch (kind) {
     case FaultKind::kSlowLink:
     case FaultKind::kSlowNode:
-      return static_cast<std::uint32_t>(rng.between(5, 100));
+      return static_cast<std::uint32_t>(rng.between(5, rng.chance(100'000) ? 1'000 : 100));
+    case FaultKind::kClockJump:
+      return static_cast<std::uint32_t>(rng.between(100, rng.coin() ? 5'000 : 3'000'000));
+    case FaultKind::kCrash:
+      return static_cast<std::uint32_t>(rng.below(20));
     case FaultKind::kLinkFull:
       return static_cast<std::uint32_t>(rng.between(1, 8));
     case FaultKind::kBitFlips:
@@ -77,51 +82,222 @@ void worsen(LinkQuality& link, const Fault& fault) {
     case FaultKind::kLinkFull:
       link.frames_max = std::min(link.frames_max, fault.amount);
       return;
-    case FaultKind::kCutOneWay:
-      link.cut = true;
+    case FaultKind::kPartition:
+      link.cut |= fault.amount >= kAll;
+      link.loss_ppm = std::max(link.loss_ppm, fault.amount);
       return;
     case FaultKind::kStall:
+    case FaultKind::kPause:
+    case FaultKind::kClockJump:
+    case FaultKind::kCrash:
+    case FaultKind::kMuteReturn:
     case FaultKind::kElection:
     case FaultKind::kCount:
       return;
   }
 }
 
-}  // namespace
-
-std::vector<Fault> plan_faults(Rng& rng, const FaultOptions& options) {
-  std::vector<Fault> plan;
+/// Faults in the order in which they were thought of, and what is remembered between them.
+struct Plan {
+  Rng& rng;
+  const FaultOptions& options;
+  std::vector<Fault> faults;
   Nanos at = 0;
   std::uint32_t coordinator = 0;  // the acceptor that started Phase 1 last
-  for (std::uint32_t i = 0; i < options.count; ++i) {
-    at += rng.between(10 * kMicrosecond, options.gap_max);
-    Fault fault;
-    fault.kind = draw_kind(rng);
-    fault.start = at;
-    fault.end = at + draw_duration(rng);
-    // Links between nodes matter most; a quarter of the faults hits clients too.
-    const std::uint32_t ends = rng.chance(250'000) ? options.ends : options.node_ends;
-    fault.a = static_cast<std::uint32_t>(rng.below(ends));
-    fault.b = static_cast<std::uint32_t>((fault.a + 1 + rng.below(ends - 1)) % ends);
-    fault.amount = draw_amount(rng, fault.kind);
-    if (fault.kind == FaultKind::kStall) {
-      fault.a = static_cast<std::uint32_t>(rng.below(options.stages));
-    } else if (fault.kind == FaultKind::kElection) {
-      fault.a = static_cast<std::uint32_t>(rng.below(options.acceptors));
-      fault.end = fault.start;
-      // Half of the coordinators are deposed while their proposals reach nobody: that makes holes.
-      if (rng.coin()) {
-        Fault silent{FaultKind::kSendLoss, fault.start, fault.start, coordinator, 0, 700'000};
-        silent.end += rng.between(100, 1'500) * kMicrosecond;
-        plan.push_back(silent);
-        at = fault.start = fault.end = silent.end;
-        ++i;
-      }
-      coordinator = fault.a;
-    }
-    plan.push_back(fault);
+  std::uint64_t crashed = 0;      // nodes, one bit each
+
+  EndSet all_nodes() const { return (EndSet{1} << options.node_ends) - 1; }
+  EndSet all_acceptors() const { return (EndSet{1} << options.acceptors) - 1; }
+  std::uint32_t other_acceptor() {
+    return (coordinator + 1 + static_cast<std::uint32_t>(rng.below(options.acceptors - 1))) %
+           options.acceptors;
   }
-  return plan;
+  Nanos micros(std::int64_t first, std::int64_t last) {
+    return rng.between(first, last) * kMicrosecond;
+  }
+  void elect(std::uint32_t acceptor) {
+    faults.push_back({.kind = FaultKind::kElection, .start = at, .end = at, .a = acceptor});
+    coordinator = acceptor;
+  }
+  void cut(Nanos start, Nanos end, EndSet from, EndSet to, std::uint32_t amount) {
+    faults.push_back({.kind = FaultKind::kPartition,
+                      .start = start,
+                      .end = end,
+                      .amount = amount,
+                      .from = from,
+                      .to = to});
+  }
+};
+
+/// A coordinator whose proposals reach nobody, or few, is deposed without learning what the next
+/// one decides; then it, or one that learns of its proposals, takes over. What it proposed in vain
+/// makes holes, competing values at one instance, and values of which there are only parts.
+void plan_usurpation(Plan& plan) {
+  const std::uint32_t deposed = plan.coordinator;
+  const std::uint32_t next = plan.other_acceptor();
+  const EndSet self = EndSet{1} << deposed;
+  EndSet others = plan.all_nodes() & ~self;
+  // Often exactly one acceptor hears it, at times the one that will take over.
+  if (plan.rng.coin()) others &= ~(EndSet{1} << plan.other_acceptor());
+  const std::uint32_t amount =
+      plan.rng.coin() ? kAll : static_cast<std::uint32_t>(plan.rng.between(300'000, 950'000));
+  const Nanos begin = plan.at;
+  plan.at += plan.micros(50, 800);
+  plan.elect(next);
+  const Nanos deaf = plan.at + plan.micros(5, 150);
+  plan.at = deaf + plan.micros(300, 4'000);
+  plan.cut(begin, plan.at, self, others, amount);
+  plan.cut(deaf, plan.at, plan.all_acceptors() & ~self, self, kAll);
+  plan.at += plan.micros(0, 50);
+  plan.elect(plan.rng.coin() ? deposed
+                             : static_cast<std::uint32_t>(plan.rng.below(plan.options.acceptors)));
+}
+
+/// Coordinators change: of their own accord, while one is unheard, or twice in short succession.
+void plan_election(Plan& plan) {
+  switch (plan.rng.below(5)) {
+    case 0:
+      plan.elect(static_cast<std::uint32_t>(plan.rng.below(plan.options.acceptors)));
+      return;
+    case 1: {
+      const std::uint32_t deposed = plan.coordinator;
+      const Nanos end = plan.at + plan.micros(100, 1'500);
+      plan.cut(plan.at, end, EndSet{1} << deposed, ~EndSet{}, 700'000);
+      plan.at = end;
+      plan.elect(static_cast<std::uint32_t>(plan.rng.below(plan.options.acceptors)));
+      return;
+    }
+    case 2: {
+      const std::uint32_t before = plan.coordinator;
+      plan.elect(plan.other_acceptor());
+      plan.at += plan.micros(10, 500);
+      plan.elect(plan.rng.coin() ? before : plan.other_acceptor());
+      return;
+    }
+    default:
+      plan_usurpation(plan);
+  }
+}
+
+/// A node dies, if the cluster can live without it: at most f acceptors, and neither the last
+/// replica nor the last client. An acceptor may come back, without its memory.
+void plan_crash(Plan& plan) {
+  const FaultOptions& options = plan.options;
+  const auto node = static_cast<std::uint32_t>(plan.rng.below(options.nodes - 1));
+  const bool acceptor = node < options.acceptors;
+  const auto acceptors_gone =
+      static_cast<std::uint32_t>(std::popcount(plan.crashed & plan.all_acceptors()));
+  if ((plan.crashed >> node & 1) != 0 || node + 1 == options.acceptors + options.replicas ||
+      (acceptor && acceptors_gone == (options.acceptors - 1) / 2)) {
+    return;
+  }
+  plan.crashed |= std::uint64_t{1} << node;
+  plan.faults.push_back({.kind = FaultKind::kCrash,
+                         .start = plan.at,
+                         .end = plan.at,
+                         .a = node,
+                         .amount = draw_amount(plan.rng, FaultKind::kCrash)});
+  if (!acceptor || plan.rng.coin()) return;
+  const Nanos again = plan.at + plan.micros(100, 50'000);
+  plan.faults.push_back({.kind = FaultKind::kMuteReturn, .start = again, .end = again, .a = node});
+}
+
+/// One link in one direction, or sets of nodes, in one direction or both; what is in neither set
+/// still reaches everybody.
+void plan_partition(Plan& plan, const Fault& like) {
+  Fault cut = like;
+  cut.amount = kAll;
+  cut.from = EndSet{1} << cut.a;
+  cut.to = EndSet{1} << cut.b;
+  if (plan.rng.coin()) {
+    cut.from = static_cast<EndSet>(plan.rng.next()) & plan.all_nodes();
+    cut.to = plan.all_nodes() & ~cut.from;
+    if (plan.rng.coin()) cut.to &= static_cast<EndSet>(plan.rng.next());
+  }
+  plan.faults.push_back(cut);
+  if (plan.rng.coin()) return;
+  std::swap(cut.from, cut.to);
+  plan.faults.push_back(cut);
+}
+
+void plan_one(Plan& plan) {
+  const FaultOptions& options = plan.options;
+  Rng& rng = plan.rng;
+  Fault fault;
+  fault.kind = draw_kind(rng, options.weights);
+  if (fault.kind == FaultKind::kElection) return plan_election(plan);
+  if (fault.kind == FaultKind::kCrash || fault.kind == FaultKind::kMuteReturn) {
+    return plan_crash(plan);
+  }
+  fault.start = plan.at;
+  fault.end = plan.at + draw_duration(rng);
+  // Links between nodes matter most; a quarter of the faults hits clients too.
+  const std::uint32_t ends = rng.chance(250'000) ? options.ends : options.node_ends;
+  fault.a = static_cast<std::uint32_t>(rng.below(ends));
+  fault.b = static_cast<std::uint32_t>((fault.a + 1 + rng.below(ends - 1)) % ends);
+  fault.amount = draw_amount(rng, fault.kind);
+  if (fault.kind == FaultKind::kStall) {
+    fault.a = static_cast<std::uint32_t>(rng.below(options.stages));
+  } else if (fault.kind == FaultKind::kPause) {
+    fault.a = static_cast<std::uint32_t>(rng.below(options.nodes));
+  } else if (fault.kind == FaultKind::kClockJump) {
+    // Clients' clocks are the world's: by them the history is judged.
+    fault.a = static_cast<std::uint32_t>(rng.below(options.acceptors + options.replicas));
+    fault.end = fault.start;
+  } else if (fault.kind == FaultKind::kPartition) {
+    return plan_partition(plan, fault);
+  }
+  plan.faults.push_back(fault);
+}
+
+}  // namespace
+
+const FaultWeights kUsualFaults = {10, 6, 6, 10, 6, 8, 8, 6, 6, 6, 8, 18, 4, 3, 0, 0, 8};
+
+FaultWeights draw_weights(Rng& rng) {
+  FaultWeights weights{};
+  for (std::uint32_t& weight : weights) {
+    if (rng.coin()) weight = static_cast<std::uint32_t>(rng.between(1, 20));
+  }
+  weights[rng.below(weights.size())] += 5;  // never none
+  return weights;
+}
+
+std::string describe(const Fault& fault) {
+  const auto set = [](EndSet ends) {
+    std::string text;
+    for (std::uint32_t end = 0; end < kEndsMax; ++end) {
+      if ((ends >> end & 1) != 0) text += (text.empty() ? "" : ",") + std::to_string(end);
+    }
+    return "{" + text + "}";
+  };
+  std::string text = to_string(fault.kind);
+  if (fault.kind == FaultKind::kPartition) {
+    text += " from ends " + set(fault.from) + " to " + set(fault.to);
+  } else if (fault.kind == FaultKind::kLoss || fault.kind == FaultKind::kDuplicate ||
+             fault.kind == FaultKind::kReorder || fault.kind == FaultKind::kSlowLink ||
+             fault.kind == FaultKind::kBitFlips || fault.kind == FaultKind::kLinkFull) {
+    text += " from end " + std::to_string(fault.a) + " to " + std::to_string(fault.b);
+  } else {
+    text += " of " + std::to_string(fault.a);
+  }
+  if (fault.amount != 0) text += ", amount " + std::to_string(fault.amount);
+  if (fault.end > fault.start) {
+    text += ", for " + std::to_string((fault.end - fault.start) / kMicrosecond) + " us";
+  }
+  return text;
+}
+
+std::vector<Fault> plan_faults(Rng& rng, const FaultOptions& options) {
+  CHECK(options.ends <= kEndsMax);
+  Plan plan{rng, options, {}};
+  for (std::uint32_t i = 0; i < options.count; ++i) {
+    plan.at += rng.between(10 * kMicrosecond, options.gap_max);
+    plan_one(plan);
+  }
+  std::stable_sort(plan.faults.begin(), plan.faults.end(),
+                   [](const Fault& a, const Fault& b) { return a.start < b.start; });
+  return std::move(plan.faults);
 }
 
 void apply_faults(SimNetwork& network, std::span<const LinkQuality> base,
@@ -148,6 +324,14 @@ void apply_faults(SimNetwork& network, std::span<const LinkQuality> base,
       case FaultKind::kMulticastLoss:
         for (std::uint32_t other = 0; other < ends; ++other) {
           worsen(network.link(other, fault.a), fault);
+        }
+        break;
+      case FaultKind::kPartition:
+        for (std::uint32_t from = 0; from < ends; ++from) {
+          for (std::uint32_t to = 0; to < ends; ++to) {
+            const bool hit = (fault.from >> from & fault.to >> to & 1) != 0;
+            if (hit && from != to) worsen(network.link(from, to), fault);
+          }
         }
         break;
       default:

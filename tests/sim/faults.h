@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "tests/sim/network.h"
@@ -22,30 +23,52 @@ enum class FaultKind : std::uint8_t {
   kSlowNode,  // every link from and to a node
   kBitFlips,
   kLinkFull,
-  kCutOneWay,
-  kStall,     // a stage is not polled
-  kElection,  // another acceptor starts Phase 1
+  kPartition,   // links from a set of ends to another lose frames, mostly all
+  kStall,       // a stage is not polled
+  kPause,       // no stage of a node is polled
+  kClockJump,   // a node's clock goes forward at once
+  kCrash,       // a node is never polled again, from the midst of its next turn on
+  kMuteReturn,  // a crashed acceptor is started again, without its memory
+  kElection,    // another acceptor starts Phase 1
   kCount,
 };
 const char* to_string(FaultKind kind);
+
+/// Network ends, one bit each.
+using EndSet = std::uint32_t;
+constexpr std::uint32_t kEndsMax = 32;
 
 struct Fault {
   FaultKind kind{};
   Nanos start = 0;
   Nanos end = 0;
-  std::uint32_t a = 0;  // end, stage or acceptor
+  std::uint32_t a = 0;  // end, node, stage or acceptor
   std::uint32_t b = 0;  // the other end of a link
   std::uint32_t amount = 0;
+  EndSet from{};  // of a partition
+  EndSet to{};
 };
 
+/// How often each kind occurs, by kind.
+using FaultWeights = std::array<std::uint32_t, static_cast<std::size_t>(FaultKind::kCount)>;
+extern const FaultWeights kUsualFaults;
+/// A random subset of all kinds, crashes included, with random weights.
+FaultWeights draw_weights(Rng& rng);
+
 struct FaultOptions {
+  FaultWeights weights = kUsualFaults;
   std::uint32_t count = 55;
   Nanos gap_max = 8 * kMillisecond;
   std::uint32_t ends = 0;
   std::uint32_t node_ends = 0;  // the first ends are nodes, the rest clients
   std::uint32_t stages = 0;
   std::uint32_t acceptors = 0;
+  std::uint32_t nodes = 0;     // the first are acceptors, then replicas, then clients
+  std::uint32_t replicas = 0;  // the last of them never crashes
 };
+
+/// One line for people.
+std::string describe(const Fault& fault);
 
 /// Ordered by start.
 std::vector<Fault> plan_faults(Rng& rng, const FaultOptions& options);

@@ -299,6 +299,9 @@ Outcome Model::apply_btree(Bytes body) {
       return number(static_cast<std::uint64_t>(
           std::distance(btree_.lower_bound(key), btree_.upper_bound(last))));
     }
+    case BtreeOp::kClear:
+      btree_.clear();
+      return {};
   }
   CHECK(!"a btree command that the model does not know");
 }
@@ -345,7 +348,7 @@ std::vector<std::string> touched(std::uint8_t service, Bytes body) {
   }
   if (service == kBtreeService) {
     const auto op = static_cast<BtreeOp>(body[0]);
-    if (op == BtreeOp::kRange || op == BtreeOp::kCount) return {"*bt"};
+    if (op >= BtreeOp::kRange) return {"*bt"};
     Reader reader(body);
     reader.number(8);
     return {"bt " + std::to_string(reader.number(8))};

@@ -53,7 +53,8 @@ bool SimTransport::hand_over(const std::vector<std::byte>& head,
   return true;
 }
 
-std::uint32_t SimTransport::receive(Nanos now, std::span<RxFrame> frames) {
+std::uint32_t SimTransport::receive(Nanos, std::span<RxFrame> frames) {
+  const Nanos now = network_.now_;
   SimNetwork::End& end = network_.ends_[index_];
   std::uint32_t count = 0;
   while (count < frames.size() && !end.queue.empty() && end.queue.top().arrival <= now) {
@@ -90,8 +91,15 @@ std::uint32_t SimTransport::receive(Nanos now, std::span<RxFrame> frames) {
   return count;
 }
 
-void SimTransport::transmit(Nanos now, std::span<TxFrame> frames) {
+void SimTransport::transmit(Nanos, std::span<TxFrame> frames) {
+  const Nanos now = network_.now_;
+  SimNetwork::End& end = network_.ends_[index_];
   for (TxFrame& frame : frames) {
+    if (end.dead && end.frames_left-- == 0) {
+      end.frames_left = 0;
+      frame.payload.reset();
+      continue;
+    }
     if (frame.head.size() + frame.payload.size() > frame_bytes_max_) {
       counters_[TransportCounter::kTxDropTooLong].add();
       frame.payload.reset();
@@ -145,8 +153,22 @@ std::unique_ptr<SimTransport> SimNetwork::attach(const Endpoint& endpoint, bool 
   CHECK(by_endpoint_.emplace(endpoint, index).second);
   ends_.push_back({endpoint, {}});
   links_.assign(ends_.size() * ends_.size(), Link{});
-  return std::make_unique<SimTransport>(*this, index, endpoint, split, frame_bytes_max_, buffers);
+  return transport_of(index, split, buffers);
 }
+
+std::unique_ptr<SimTransport> SimNetwork::transport_of(std::uint32_t end, bool split,
+                                                       std::uint32_t buffers) {
+  return std::make_unique<SimTransport>(*this, end, ends_[end].endpoint, split, frame_bytes_max_,
+                                        buffers);
+}
+
+void SimNetwork::kill(std::uint32_t end, std::uint32_t frames_left) {
+  drop_queued(end);
+  ends_[end].dead = true;
+  ends_[end].frames_left = frames_left;
+}
+
+void SimNetwork::revive(std::uint32_t end) { ends_[end].dead = false; }
 
 void SimNetwork::drop_queued(std::uint32_t end) {
   while (!ends_[end].queue.empty()) {
@@ -162,7 +184,7 @@ bool SimNetwork::send(Nanos now, std::uint32_t from, std::uint32_t to, bool mult
                       std::uint32_t packet) {
   Link& link = links_[from * ends_.size() + to];
   const LinkQuality& quality = link.quality;
-  if (quality.cut) {
+  if (quality.cut || ends_[to].dead) {
     add(NetworkEvent::kDroppedCut);
     return true;
   }

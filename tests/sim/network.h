@@ -105,8 +105,16 @@ class SimNetwork {
   Nanos next_arrival(std::uint32_t end) const {
     return ends_[end].queue.empty() ? kNever : ends_[end].queue.top().arrival;
   }
-  /// Forgets everything on its way to `end`: its machine is gone.
-  void drop_queued(std::uint32_t end);
+  /// The machine of `end` is gone: it sends `frames_left` more frames of the turn that it is in,
+  /// and what is on its way to it reaches nobody, until revive().
+  void kill(std::uint32_t end, std::uint32_t frames_left);
+  void revive(std::uint32_t end);
+  bool dead(std::uint32_t end) const { return ends_[end].dead; }
+  std::unique_ptr<SimTransport> transport_of(std::uint32_t end, bool split, std::uint32_t buffers);
+
+  /// The world's time. Nodes tell the transport theirs, which may be wrong.
+  void set_now(Nanos now) { now_ = now; }
+  Nanos now() const { return now_; }
   std::uint64_t in_flight() const { return in_flight_; }
 
   void observe(NetworkObserver* observer) { observer_ = observer; }
@@ -114,6 +122,7 @@ class SimNetwork {
 
  private:
   friend class SimTransport;
+  void drop_queued(std::uint32_t end);
 
   /// The bytes of one datagram, shared by all receivers that it is on its way to.
   struct Packet {
@@ -134,6 +143,8 @@ class SimNetwork {
   struct End {
     Endpoint endpoint;
     std::priority_queue<Arrival, std::vector<Arrival>, std::greater<>> queue;
+    bool dead = false;
+    std::uint32_t frames_left = 0;  // that a dead one still gets out
   };
   struct Link {
     LinkQuality quality;
@@ -157,6 +168,7 @@ class SimNetwork {
   std::map<Endpoint, std::vector<std::uint32_t>> groups_;
   std::vector<Packet> packets_;
   std::vector<std::uint32_t> free_packets_;
+  Nanos now_ = 0;
   std::uint64_t order_ = 0;
   std::uint64_t in_flight_ = 0;
   std::array<std::uint64_t, static_cast<std::size_t>(NetworkEvent::kCount)> events_{};

@@ -29,6 +29,7 @@ class NetworkTest : public testing::Test {
     TxFrame frame{to, head, payloads_.allocate()};
     std::memset(frame.payload.mutable_data(), static_cast<int>(mark), 100);
     frame.payload.truncate(100);
+    network_.set_now(now_);
     ends_[from]->transmit(now_, {&frame, 1});
     EXPECT_FALSE(frame.payload);
   }
@@ -36,6 +37,7 @@ class NetworkTest : public testing::Test {
   std::vector<int> receive(std::uint32_t to) {
     std::vector<int> marks;
     std::array<RxFrame, 32> frames;
+    network_.set_now(now_);
     while (const std::uint32_t count = ends_[to]->receive(now_, frames)) {
       for (std::uint32_t i = 0; i < count; ++i) {
         EXPECT_EQ(frames[i].head.size() + frames[i].payload.size(), 180u);
@@ -92,6 +94,7 @@ TEST_F(NetworkTest, FlipsExactlyOneBit) {
   send(0, end(1), std::byte{0});
   now_ += kMillisecond;
   std::array<RxFrame, 1> frames;
+  network_.set_now(now_);
   ASSERT_EQ(ends_[1]->receive(now_, frames), 1u);
   int bits = 0;
   for (const auto part : {frames[0].head.bytes(), frames[0].payload.bytes()}) {
@@ -109,6 +112,19 @@ TEST_F(NetworkTest, DropsWhatAFullOrCutLinkCannotTake) {
   EXPECT_EQ(receive(2).size(), 0u);
   EXPECT_EQ(network_.count(NetworkEvent::kDroppedFull), 4u);
   EXPECT_EQ(network_.count(NetworkEvent::kDroppedCut), 9u);
+}
+
+TEST_F(NetworkTest, ADeadEndSendsTheRestOfItsTurnAndHearsNothing) {
+  send(0, end(1), std::byte{1});
+  network_.kill(1, 2);
+  for (int i = 10; i < 15; ++i) send(1, end(2), std::byte(i));
+  now_ += kMillisecond;
+  EXPECT_EQ(receive(2), (std::vector<int>{10, 11}));
+  EXPECT_TRUE(receive(1).empty());
+  network_.revive(1);
+  send(0, end(1), std::byte{2});
+  now_ += kMillisecond;
+  EXPECT_EQ(receive(1), std::vector<int>{2});
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "tests/sim/protocol_checker.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "dataplane/hash.h"
 
@@ -28,9 +29,12 @@ std::string text(Ballot ballot) {
 
 }  // namespace
 
-ProtocolChecker::ProtocolChecker(const consensus::Configuration& configuration, Failure& failure)
+ProtocolChecker::ProtocolChecker(const consensus::Configuration& configuration, Failure& failure,
+                                 Trace& trace)
     : configuration_(configuration),
       failure_(failure),
+      trace_(trace),
+      crashed_learner_(configuration.learners.size()),
       delivered_by_(configuration.learners.size()),
       last_delivered_(configuration.learners.size()) {}
 
@@ -39,7 +43,7 @@ void ProtocolChecker::set_acceptor(std::uint32_t end, std::uint32_t acceptor) {
   acceptor_of_end_[end] = static_cast<int>(acceptor);
 }
 
-void ProtocolChecker::on_transmit(Nanos, std::uint32_t sender, const Endpoint&,
+void ProtocolChecker::on_transmit(Nanos now, std::uint32_t sender, const Endpoint&,
                                   std::span<const std::byte> head, std::span<const std::byte>) {
   const auto& header = *reinterpret_cast<const FrameHeader*>(head.data());
   const auto type = static_cast<MessageType>(header.type);
@@ -48,16 +52,25 @@ void ProtocolChecker::on_transmit(Nanos, std::uint32_t sender, const Endpoint&,
   const auto acceptor = static_cast<std::uint32_t>(acceptor_of_end_[sender]);
   // Passed on for another node: seen when that one sent it.
   if (header.sender != raw(configuration_.acceptors[acceptor].id)) return;
+  if (silent_[acceptor]) {
+    return failure_.set("T5: acceptor " + std::to_string(acceptor) +
+                        ", started again without its memory, sends a message of type " +
+                        std::to_string(header.type));
+  }
   switch (type) {
     case MessageType::kPhase1A: {
       const auto& m = message<consensus::Phase1A>(head);
-      phase1_from_.emplace(Ballot{m.ballot.get()}, Instance{m.from.get()});
+      if (phase1_from_.emplace(Ballot{m.ballot.get()}, Instance{m.from.get()}).second) {
+        trace_.note(now, "acceptor " + std::to_string(acceptor) + " asks for promises, " +
+                             text(Ballot{m.ballot.get()}) + ", from " +
+                             text(Instance{m.from.get()}));
+      }
       return;
     }
     case MessageType::kPhase1B:
       return on_phase1b(acceptor, message<consensus::Phase1B>(head));
     case MessageType::kPhase2A:
-      on_phase2a(acceptor, message<consensus::Phase2A>(head));
+      on_phase2a(now, acceptor, message<consensus::Phase2A>(head));
       return on_decided(message<consensus::Phase2A>(head).decided);
     case MessageType::kPhase2B:
       return on_phase2b(acceptor, message<consensus::Phase2B>(head));
@@ -86,6 +99,9 @@ void ProtocolChecker::on_deliver(Nanos, std::uint32_t receiver, std::span<const 
       value = &message<consensus::ValueMessage>(head).value;
       fragment = &message<consensus::ValueMessage>(head).fragment;
       break;
+    case MessageType::kPhase1B:
+      return on_promise(static_cast<std::uint32_t>(acceptor_of_end_[receiver]), header,
+                        message<consensus::Phase1B>(head));
     default:
       return;
   }
@@ -111,7 +127,8 @@ ProtocolChecker::Proposal* ProtocolChecker::find(Instance instance, Ballot ballo
   return nullptr;
 }
 
-void ProtocolChecker::on_phase2a(std::uint32_t sender, const consensus::Phase2A& proposal) {
+void ProtocolChecker::on_phase2a(Nanos now, std::uint32_t sender,
+                                 const consensus::Phase2A& proposal) {
   const Instance instance{proposal.instance.get()};
   const Ballot ballot{proposal.ballot.get()};
   const Value value = consensus::from_wire(proposal.value);
@@ -133,7 +150,11 @@ void ProtocolChecker::on_phase2a(std::uint32_t sender, const consensus::Phase2A&
     }
   }
   if (proposals_.size() <= raw(instance)) proposals_.resize(raw(instance) + 1);
-  if (verified_below_.emplace(ballot, consensus::kFirstInstance).second) ++ballots_;
+  if (verified_below_.emplace(ballot, consensus::kFirstInstance).second) {
+    ++ballots_;
+    trace_.note(now, "acceptor " + std::to_string(sender) + " proposes, " + text(ballot) +
+                         ", from " + text(instance));
+  }
   if (ballot < promised_[sender]) {
     failure_.set("promise: acceptor " + std::to_string(sender) + " proposed " + text(instance) +
                  " at " + text(ballot) + ", after it promised " + text(promised_[sender]));
@@ -144,11 +165,9 @@ void ProtocolChecker::on_phase2a(std::uint32_t sender, const consensus::Phase2A&
                    " and another value is proposed at " + text(ballot));
     }
   }
-  if (!value.noop() && instance < decided_top_ && ballot > decided_top_ballot_ &&
-      std::none_of(proposals_[raw(instance)].begin(), proposals_[raw(instance)].end(),
-                   [&](const Proposal& earlier) { return earlier.value == value; })) {
-    failure_.set("T7: a hole at " + text(instance) + ", below decided " + text(decided_top_) +
-                 ", is filled with " + text(value.id));
+  if (filled_with(instance, ballot, value)) {
+    failure_.set("T7: a hole at " + text(instance) + ", " + text(ballot) + ", is filled with " +
+                 text(value.id));
   }
   // Whoever proposes accepts by that.
   proposals_[raw(instance)].push_back({ballot, value, consensus::just(sender)});
@@ -162,6 +181,41 @@ void ProtocolChecker::on_phase1b(std::uint32_t acceptor, const consensus::Phase1
     Ballot& ballot = reported.ballots[Instance{entry.instance.get()}];
     ballot = std::max(ballot, Ballot{entry.ballot.get()});
   }
+}
+
+/// Counts promises as their coordinator does: those after a majority change nothing any more.
+void ProtocolChecker::on_promise(std::uint32_t coordinator, const FrameHeader& header,
+                                 const consensus::Phase1B& promise) {
+  const Ballot ballot{promise.ballot.get()};
+  const auto acceptor = configuration_.acceptor_index(consensus::NodeId{header.sender.get()});
+  if (consensus::coordinator_of(ballot) != configuration_.acceptors[coordinator].id || !acceptor) {
+    return;
+  }
+  Phase1& phase1 = phase1_[ballot];
+  phase1.promises = phase1.promises | consensus::just(coordinator);
+  if (consensus::size(phase1.promises) >= configuration_.majority()) return;
+  for (const auto& entry : consensus::entries<consensus::Phase1BEntry>(promise, promise.count)) {
+    const Instance instance{entry.instance.get()};
+    phase1.accepted_below = std::max(phase1.accepted_below, instance + 1);
+  }
+  Phase1::Parts& parts = phase1.parts[*acceptor];
+  if (parts.answer != promise.answer) parts = {promise.answer, 0};
+  parts.seen |= std::uint64_t{1} << promise.part;
+  if (std::popcount(parts.seen) == promise.parts) {
+    phase1.promises = phase1.promises | consensus::just(*acceptor);
+  }
+}
+
+/// T7: a value that is new at an instance, though something above it was decided or is known to
+/// have been accepted under an earlier ballot.
+bool ProtocolChecker::filled_with(Instance hole, Ballot ballot, const Value& value) const {
+  const auto promised = phase1_.find(ballot);
+  const bool below_accepted = promised != phase1_.end() && hole < promised->second.accepted_below;
+  const bool below_decided = hole < decided_top_ && ballot > decided_top_ballot_;
+  const auto& earlier = proposals_[raw(hole)];
+  return !value.noop() && (below_accepted || below_decided) &&
+         std::none_of(earlier.begin(), earlier.end(),
+                      [&](const Proposal& each) { return each.value == value; });
 }
 
 bool ProtocolChecker::told_in_promise(std::uint32_t acceptor, Instance instance,
@@ -305,6 +359,7 @@ void ProtocolChecker::on_delivery(Nanos now, std::uint32_t learner,
 void ProtocolChecker::check_complete() {
   check_proposer_order();
   for (std::uint32_t learner = 0; learner < delivered_by_.size(); ++learner) {
+    if (crashed_learner_[learner]) continue;
     delivered_by_[learner].resize(order_.size());
     for (std::uint64_t i = 0; i < order_.size(); ++i) {
       const bool wanted =

@@ -39,10 +39,14 @@ class ProtocolChecker final : public NetworkObserver {
     Nanos first_delivered = kNever;
   };
 
-  ProtocolChecker(const consensus::Configuration& configuration, Failure& failure);
+  ProtocolChecker(const consensus::Configuration& configuration, Failure& failure, Trace& trace);
 
   /// Which network end is which node; others are clients.
   void set_acceptor(std::uint32_t end, std::uint32_t acceptor);
+  /// T5: it was started again without its memory, and must not be heard of any more.
+  void set_silent(std::uint32_t acceptor) { silent_[acceptor] = true; }
+  /// It crashed: that it delivered no more is no fault.
+  void set_crashed_learner(std::uint32_t learner) { crashed_learner_[learner] = true; }
 
   void on_transmit(Nanos now, std::uint32_t sender, const Endpoint& to,
                    std::span<const std::byte> head, std::span<const std::byte> payload) override;
@@ -80,14 +84,29 @@ class ProtocolChecker final : public NetworkObserver {
     std::map<consensus::Instance, consensus::Ballot> ballots;
   };
 
+  /// The promises that reached a coordinator, as far as it counts them.
+  struct Phase1 {
+    struct Parts {
+      std::uint64_t answer = 0;
+      std::uint64_t seen = 0;
+    };
+    std::array<Parts, consensus::kAcceptorsMax> parts{};
+    consensus::AcceptorSet promises{};
+    consensus::Instance accepted_below{};  // what they told of
+  };
+
   template <typename M>
   static const M& message(std::span<const std::byte> head) {
     return *reinterpret_cast<const M*>(head.data() + sizeof(dataplane::FrameHeader));
   }
   Proposal* find(consensus::Instance instance, consensus::Ballot ballot);
   void on_submit(const consensus::Submit& submit);
-  void on_phase2a(std::uint32_t sender, const consensus::Phase2A& proposal);
+  void on_phase2a(Nanos now, std::uint32_t sender, const consensus::Phase2A& proposal);
   void on_phase1b(std::uint32_t acceptor, const consensus::Phase1B& promise);
+  void on_promise(std::uint32_t coordinator, const dataplane::FrameHeader& header,
+                  const consensus::Phase1B& promise);
+  bool filled_with(consensus::Instance hole, consensus::Ballot ballot,
+                   const consensus::Value& value) const;
   bool told_in_promise(std::uint32_t acceptor, consensus::Instance instance,
                        consensus::Ballot ballot) const;
   void on_phase2b(std::uint32_t acceptor, const consensus::Phase2B& votes);
@@ -100,13 +119,17 @@ class ProtocolChecker final : public NetworkObserver {
 
   const consensus::Configuration& configuration_;
   Failure& failure_;
+  Trace& trace_;
   std::vector<int> acceptor_of_end_;
+  std::array<bool, consensus::kAcceptorsMax> silent_{};
+  std::vector<bool> crashed_learner_;
   std::map<consensus::ValueId, consensus::Value> submitted_;
   std::map<consensus::ValueId, Held> held_;
   std::vector<std::vector<Proposal>> proposals_;                     // by instance
   std::map<consensus::Ballot, consensus::Instance> verified_below_;  // decisions checked
   std::array<consensus::Ballot, consensus::kAcceptorsMax> promised_{};
   std::map<consensus::Ballot, consensus::Instance> phase1_from_;
+  std::map<consensus::Ballot, Phase1> phase1_;
   consensus::Instance decided_top_{};  // the highest decided, and at which ballot
   consensus::Ballot decided_top_ballot_{};
   std::array<Reported, consensus::kAcceptorsMax> reported_;

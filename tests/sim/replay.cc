@@ -18,7 +18,7 @@ Replay::Replay(const History& history,
     : history_(history), client_of_epoch_(client_of_epoch), failure_(failure) {
   for (const Recorded& recorded : history.operations) {
     Operation operation = recorded.operation;
-    // The session was gone, or had moved on: the command may have been executed before that.
+    // Its session was gone: it must not be executed, which run_command() sees to.
     if (operation.returned != kNever && operation.outcome.status == CommandStatus::kStaleSequence) {
       failure.set("T9: below its session's floor, though its client waits for it: " +
                   describe(operation));
@@ -146,6 +146,11 @@ void Replay::run_command(std::uint32_t client, std::uint64_t instance, const Com
   } else if (!session.executed.insert(command.sequence).second) {
     ++duplicates_;
   } else {
+    if (operations_[id - 1].outcome.status == CommandStatus::kNoSuchSession) {
+      failure_.set("T9: executed at instance " + std::to_string(instance) +
+                   ", though its client was told that the session was gone: " +
+                   describe(operations_[id - 1]));
+    }
     session.last_activity = instance;
     placed_.push_back({id, delivered});
   }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "tests/sim/cluster.h"
 
@@ -14,6 +15,12 @@ struct RunOptions {
   std::uint64_t seed = 1;
   std::uint32_t commands = 5'000;
   std::uint32_t faults = 60;
+  /// Which kinds of fault occur, and how often, is drawn from the seed too; nodes may crash.
+  bool mix = false;
+  /// If not empty, only these of the planned faults happen, by number; what else the seed decides
+  /// stays as it is.
+  std::vector<std::uint32_t> only;
+  bool tell = false;  // keep a transcript
 };
 
 struct RunReport {
@@ -24,13 +31,18 @@ struct RunReport {
   std::uint64_t trace_events = 0;
   std::uint64_t commands = 0;
   Nanos simulated = 0;
+  Nanos healed = 0;  // of it, after the last fault
   std::uint64_t polls = 0;
   std::array<std::uint64_t, static_cast<std::size_t>(FaultKind::kCount)> faults{};
   std::uint64_t faults_total() const;
+  std::vector<std::string> transcript;
   /// "group.counter", summed over nodes, from the production registry and the world's own.
   std::map<std::string, std::uint64_t> counters;
 };
 
 RunReport run_seed(const RunOptions& options);
+
+/// How many faults the seed plans.
+std::uint32_t planned_faults(const RunOptions& options);
 
 }  // namespace annulus::sim

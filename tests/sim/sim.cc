@@ -1,5 +1,6 @@
 #include "tests/sim/sim.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -10,6 +11,7 @@
 #include "tests/sim/planted.h"
 #include "tests/sim/rare_paths.h"
 #include "tests/sim/run.h"
+#include "tests/sim/search.h"
 
 namespace annulus::sim {
 namespace {
@@ -17,17 +19,26 @@ namespace {
 using Counts = std::map<std::string, std::uint64_t>;
 
 constexpr const char* kUsage =
-    "usage: annulus sim [--seed S | --seeds A..B] [--verbose]\n"
-    "       annulus sim --planted [NAME] | --replay-planted | --twice S\n"
+    "usage: annulus sim [--seed S | --seeds A..B] [--mix] [--only LIST] [--verbose]\n"
+    "       annulus sim --swarm MINUTES | --shrink S [--mix]\n"
+    "       annulus sim --planted [NAME] | --replay-planted | --twice S [--mix]\n"
     "\n"
     "  --seed S          one simulated run; the same seed gives the same trace hash\n"
     "  --seeds A..B      a range; fails if a rare path was never taken in 40 seeds or more\n"
+    "  --mix             draw from the seed which kinds of fault occur and how often; nodes may\n"
+    "                    crash. Before --seed, --seeds, --shrink or --twice\n"
+    "  --only LIST       of the planned faults only these happen: numbers, separated by commas.\n"
+    "                    Before --seed or --shrink\n"
     "  --verbose         print every counter\n"
+    "  --swarm MINUTES   random seeds, each with a random mix of faults, for so long\n"
+    "  --shrink S        fewest faults with which a failing seed still fails in the same way, and\n"
+    "                    a transcript of what then happens\n"
     "  --twice S         run a seed twice and compare the trace hashes\n"
     "  --planted [NAME]  find each planted defect, or the one named, within 200 seeds\n"
     "  --replay-planted  run each planted defect with its recorded seed\n";
 
 struct Options {
+  RunOptions run;
   std::uint64_t first = 1;
   std::uint64_t last = 1;
   bool verbose = false;
@@ -35,14 +46,17 @@ struct Options {
 
 unsigned long long ull(std::uint64_t value) { return value; }
 
-void print(const RunReport& report) {
-  std::printf("seed %llu: %s, trace %016llx, %llu commands, %llu faults, %lld ms simulated\n",
-              ull(report.seed), report.failure.empty() ? "ok" : "FAILED", ull(report.trace_hash),
-              ull(report.commands), ull(report.faults_total()),
-              static_cast<long long>(report.simulated / kMillisecond));
+void print(const RunOptions& run, const RunReport& report) {
+  std::printf(
+      "seed %llu: %s, trace %016llx, %llu commands, %llu faults, %lld ms simulated, %lld after the "
+      "faults\n",
+      ull(report.seed), report.failure.empty() ? "ok" : "FAILED", ull(report.trace_hash),
+      ull(report.commands), ull(report.faults_total()),
+      static_cast<long long>(report.simulated / kMillisecond),
+      static_cast<long long>(report.healed / kMillisecond));
   if (report.failure.empty()) return;
-  std::printf("  %s\n  cluster: %s\n  replay: annulus sim --seed %llu\n", report.failure.c_str(),
-              report.plan.c_str(), ull(report.seed));
+  std::printf("  %s\n  cluster: %s\n  replay: %s\n", report.failure.c_str(), report.plan.c_str(),
+              replay_command(run).c_str());
 }
 
 void print_faults(const Counts& faults) {
@@ -68,12 +82,14 @@ int run_range(const Options& options) {
   Counts counters;
   Counts faults;
   std::uint64_t failed = 0;
+  Nanos slowest = 0;
   for (std::uint64_t seed = options.first; seed <= options.last; ++seed) {
-    RunOptions run;
+    RunOptions run = options.run;
     run.seed = seed;
     const RunReport report = run_seed(run);
     failed += !report.failure.empty();
-    print(report);
+    slowest = std::max(slowest, report.healed);
+    print(run, report);
     std::fflush(stdout);
     for (const auto& [name, value] : report.counters) counters[name] += value;
     for (std::size_t i = 0; i < report.faults.size(); ++i) {
@@ -82,6 +98,8 @@ int run_range(const Options& options) {
   }
   const std::uint64_t seeds = options.last - options.first + 1;
   print_faults(faults);
+  std::printf("slowest to finish after the last fault: %lld ms\n",
+              static_cast<long long>(slowest / kMillisecond));
   const bool all = print_rare_paths(counters);
   if (options.verbose) {
     for (const auto& [name, value] : counters) {
@@ -97,13 +115,11 @@ int run_range(const Options& options) {
   return failed != 0 || (judged && !all) ? 1 : 0;
 }
 
-int run_twice(std::uint64_t seed) {
-  RunOptions run;
-  run.seed = seed;
+int run_twice(const RunOptions& run) {
   const RunReport first = run_seed(run);
   const RunReport second = run_seed(run);
-  print(first);
-  print(second);
+  print(run, first);
+  print(run, second);
   const bool same = first.trace_hash == second.trace_hash && first.counters == second.counters;
   std::printf("%s\n", same ? "the same twice" : "NOT DETERMINISTIC");
   return same && first.failure.empty() && second.failure.empty() ? 0 : 1;
@@ -115,6 +131,15 @@ bool parse_range(const char* text, Options& options) {
   if (end != text && std::strncmp(end, "..", 2) == 0)
     options.last = std::strtoull(end + 2, &end, 10);
   return end != text && *end == '\0' && options.first <= options.last;
+}
+
+/// "3,17,40"; false if it is not such a list.
+bool parse_list(const char* text, std::vector<std::uint32_t>& list) {
+  for (char* end = nullptr;; text = end + 1) {
+    list.push_back(static_cast<std::uint32_t>(std::strtoul(text, &end, 10)));
+    if (end == text) return false;
+    if (*end != ',') return *end == '\0';
+  }
 }
 
 int usage_error(const std::string& what) {
@@ -135,18 +160,30 @@ int run_sim(int argc, char** argv) {
     }
     if (option == "--planted") return find_planted(*value == '\0' ? nullptr : value, 200) ? 0 : 1;
     if (option == "--replay-planted") return replay_planted() ? 0 : 1;
-    if (option == "--verbose") {
-      options.verbose = true;
+    if (option == "--verbose" || option == "--mix") {
+      (option == "--mix" ? options.run.mix : options.verbose) = true;
       continue;
     }
-    if (option != "--seed" && option != "--seeds" && option != "--twice") {
+    ++i;
+    if (option == "--only") {
+      if (parse_list(value, options.run.only)) continue;
+      return usage_error("--only '" + std::string(value) + "' is not a list such as 3,17,40");
+    }
+    if (option == "--swarm") {
+      char* end = nullptr;
+      const double minutes = std::strtod(value, &end);
+      if (end != value && *end == '\0' && minutes > 0) return swarm(minutes) ? 0 : 1;
+      return usage_error("--swarm '" + std::string(value) + "' is not a number of minutes");
+    }
+    if (option != "--seed" && option != "--seeds" && option != "--twice" && option != "--shrink") {
       return usage_error("'" + option + "' is not an option");
     }
     if (!parse_range(value, options)) {
       return usage_error(option + " '" + value + "' is not a seed, or a range such as 1..500");
     }
-    if (option == "--twice") return run_twice(options.first);
-    ++i;
+    options.run.seed = options.first;
+    if (option == "--twice") return run_twice(options.run);
+    if (option == "--shrink") return shrink(options.run) ? 0 : 1;
   }
   return run_range(options);
 }

@@ -3,6 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dataplane/clock.h"
 
 namespace annulus::sim {
 
@@ -25,6 +29,12 @@ class Trace {
     mix_word(c);
     ++events_;
   }
+  /// For people: what mattered, if anybody wants to read it.
+  void tell() { told_ = true; }
+  void note(Nanos now, const std::string& what) {
+    if (told_) notes_.push_back(std::to_string(now / 1'000) + " us  " + what);
+  }
+  const std::vector<std::string>& notes() const { return notes_; }
   std::uint64_t hash() const { return hash_; }
   std::uint64_t events() const { return events_; }
 
@@ -35,6 +45,8 @@ class Trace {
   }
   std::uint64_t hash_ = 0x243f6a8885a308d3ull;
   std::uint64_t events_ = 0;
+  bool told_ = false;
+  std::vector<std::string> notes_;
 };
 
 }  // namespace annulus::sim

@@ -9,6 +9,7 @@ World::World(std::uint64_t seed, std::uint32_t frame_bytes_max)
 
 std::uint32_t World::add_stage(dataplane::Stage* stage, std::uint32_t node, std::uint32_t end) {
   stages_.push_back({stage, node, end});
+  if (clock_ahead_.size() <= node) clock_ahead_.resize(node + 1);
   return static_cast<std::uint32_t>(stages_.size() - 1);
 }
 
@@ -29,10 +30,13 @@ void World::poll(Scheduled& stage) {
   static constexpr std::uint32_t kBudgets[] = {1, 2, 4, 8, 16, 32, 64, 256};
   const std::uint32_t budget = kBudgets[rng_.below(std::size(kBudgets))];
   ++polls_;
-  const dataplane::PollResult result = stage.stage->poll(now_, budget);
+  const Nanos ahead = clock_ahead_[stage.node];
+  network_.set_now(now_);
+  const dataplane::PollResult result = stage.stage->poll(now_ + ahead, budget);
+  if (stage.last_turn) return bury(stage.node);
   stage.ready = result.work != 0;
   // A stage whose deadline has passed is polled again, but time goes on meanwhile.
-  stage.wake = std::max(result.deadline, now_ + 1);
+  stage.wake = result.deadline == kNever ? kNever : std::max(result.deadline - ahead, now_ + 1);
   if (result.work != 0) {
     trace_.mix(TraceEvent::kPoll, static_cast<std::uint64_t>(now_), stage.node, result.work);
     for (Scheduled& sibling : stages_) {
@@ -66,19 +70,50 @@ bool World::pick_and_poll() {
   return true;
 }
 
+void World::crash(std::uint32_t node, std::uint32_t frames_left) {
+  for (Scheduled& stage : stages_) {
+    if (stage.node != node || stage.stage == nullptr) continue;
+    stage.last_turn = true;
+    stage.stalled_until = 0;
+    stage.ready = true;
+    if (stage.end != kNoEnd) network_.kill(stage.end, frames_left);
+  }
+}
+
+void World::bury(std::uint32_t node) {
+  for (Scheduled& stage : stages_) {
+    if (stage.node == node && stage.last_turn) stage.stage = nullptr;
+  }
+}
+
+void World::begin_fault(const Fault& fault) {
+  switch (fault.kind) {
+    case FaultKind::kStall:
+      stages_[fault.a].stalled_until = std::max(stages_[fault.a].stalled_until, fault.end);
+      return;
+    case FaultKind::kPause:
+      for (Scheduled& stage : stages_) {
+        if (stage.node == fault.a) stage.stalled_until = std::max(stage.stalled_until, fault.end);
+      }
+      return;
+    case FaultKind::kClockJump:
+      clock_ahead_[fault.a] += fault.amount * kMicrosecond;
+      for (Scheduled& stage : stages_) stage.ready |= stage.node == fault.a;
+      return;
+    default:
+      if (on_fault_) on_fault_(fault);
+  }
+}
+
 void World::begin_faults() {
   while (next_fault_ < faults_.size() && faults_[next_fault_].start <= now_) {
     const Fault& fault = faults_[next_fault_++];
     ++begun_[static_cast<std::size_t>(fault.kind)];
     active_until_ = std::max(active_until_, fault.end);
+    trace_.note(now_, describe(fault));
     trace_.mix(TraceEvent::kFault, static_cast<std::uint64_t>(fault.start),
                static_cast<std::uint64_t>(fault.kind), fault.amount);
-    if (fault.kind == FaultKind::kStall) {
-      Scheduled& stage = stages_[fault.a];
-      stage.stalled_until = std::max(stage.stalled_until, fault.end);
-    } else if (on_fault_) {
-      on_fault_(fault);
-    }
+    begin_fault(fault);
   }
   apply_faults(network_, base_, std::span(faults_).first(next_fault_), now_);
   next_change_ = next_fault_ < faults_.size() ? faults_[next_fault_].start : kNever;

@@ -28,8 +28,11 @@ class World {
   /// Stages of one node share rings: what one does wakes the others. `end` is the network end that
   /// the stage receives from, or kNoEnd.
   std::uint32_t add_stage(dataplane::Stage* stage, std::uint32_t node, std::uint32_t end);
-  /// A killed stage is never polled again, from whatever poll it was in.
-  void remove_stage(std::uint32_t stage) { stages_[stage].stage = nullptr; }
+  /// The node's stages are polled once more at most, and of what that turn sends only
+  /// `frames_left` frames leave. Nobody is told.
+  void crash(std::uint32_t node, std::uint32_t frames_left);
+  /// A crashed node's stages are gone for good; others may take its place.
+  void bury(std::uint32_t node);
   void set_base(std::vector<LinkQuality> base);
   void set_faults(std::vector<Fault> faults) { faults_ = std::move(faults); }
   /// Carries out faults that are not the network's or the schedule's: elections, later crashes.
@@ -62,11 +65,13 @@ class World {
     bool ready = true;  // did work last time, or a sibling did
     Nanos wake = 0;
     Nanos stalled_until = 0;
+    bool last_turn = false;  // its node crashes in it
   };
 
   /// When the stage next has something to do.
   Nanos due(const Scheduled& stage) const;
   void poll(Scheduled& stage);
+  void begin_fault(const Fault& fault);
   void begin_faults();
   bool pick_and_poll();
 
@@ -78,6 +83,7 @@ class World {
   std::vector<Fault> faults_;
   std::function<void(const Fault&)> on_fault_;
   std::vector<Scheduled> stages_;
+  std::vector<Nanos> clock_ahead_;  // by node
   std::vector<std::uint32_t> candidates_;
   std::size_t next_fault_ = 0;
   Nanos active_until_ = 0;

@@ -32,6 +32,8 @@ class CoordinatorTest : public testing::Test {
     const Phase1B head{raw(coordinator_->ballot()),
                        answer,
                        raw(chosen_below),
+                       raw(unknown_.from),
+                       raw(unknown_.below),
                        to_wire(Decided{}),
                        part,
                        parts,
@@ -114,6 +116,7 @@ class CoordinatorTest : public testing::Test {
   std::unique_ptr<Coordinator> coordinator_;
   Effects effects_;
   std::vector<Value> proposals_;
+  InstanceRange unknown_;  // of the promises to come
   Nanos now_ = kSecond;
 };
 

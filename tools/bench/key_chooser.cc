@@ -1,10 +1,31 @@
 #include "tools/bench/key_chooser.h"
 
+#include <bit>
 #include <cmath>
 
+#include "dataplane/result.h"
+
 namespace annulus::bench {
+namespace {
+
+// YCSB draws the rank of its scrambled distribution from so many items, whatever the number of
+// records, and knows their sum of 1/rank^theta.
+constexpr std::uint64_t kScrambledItems = 10'000'000'000;
+constexpr double kScrambledZeta = 26.46902820178302;
+
+Zipfian make_zipfian(Distribution distribution, std::uint64_t records) {
+  return distribution == Distribution::kLatest ? Zipfian(records)
+                                               : Zipfian(kScrambledItems, kScrambledZeta);
+}
+
+}  // namespace
 
 Zipfian::Zipfian(std::uint64_t n) : n_(0), zeta_(0), zeta2_(1 + std::pow(0.5, kTheta)) { grow(n); }
+
+Zipfian::Zipfian(std::uint64_t n, double zeta)
+    : n_(n), zeta_(zeta), zeta2_(1 + std::pow(0.5, kTheta)) {
+  derive();
+}
 
 void Zipfian::grow(std::uint64_t n) {
   for (std::uint64_t i = n_ + 1; i <= n; ++i)
@@ -28,28 +49,42 @@ std::uint64_t Zipfian::next(Random& random) {
   return chosen < n_ ? chosen : n_ - 1;
 }
 
-KeyChooser::KeyChooser(Distribution distribution, std::uint64_t records, std::uint64_t seed)
+KeyChooser::KeyChooser(Distribution distribution, std::uint64_t records, std::uint64_t seed,
+                       std::uint32_t inserts_max)
     : distribution_(distribution),
       records_(records),
+      inserted_(records),
+      range_(records + records / 10),
+      acknowledged_(std::bit_ceil(inserts_max)),
       random_(seed),
-      zipfian_(distribution == Distribution::kUniform ? 2 : records) {}
+      zipfian_(make_zipfian(distribution, records)) {}
 
 std::uint64_t KeyChooser::next() {
   switch (distribution_) {
     case Distribution::kUniform:
       return random_.below(records_);
-    // Scrambled: the popular records lie all over the key space.
+    // Scrambled: the popular records lie all over the key space. The range includes records yet to
+    // be inserted, so that an insert does not change which ones are popular.
     case Distribution::kZipfian:
-      return Random::mix(zipfian_.next(random_)) % records_;
+      while (true) {
+        const std::uint64_t record = Random::mix(zipfian_.next(random_)) % range_;
+        if (record < records_) return record;
+      }
     case Distribution::kLatest:
       return records_ - 1 - zipfian_.next(random_);
   }
   return 0;
 }
 
-std::uint64_t KeyChooser::insert() {
-  if (distribution_ == Distribution::kLatest) zipfian_.grow(records_ + 1);
-  return records_++;
+void KeyChooser::acknowledge(std::uint64_t record) {
+  const std::uint64_t mask = acknowledged_.size() - 1;
+  DCHECK(record >= records_ && record - records_ <= mask);
+  acknowledged_[record & mask] = true;
+  while (acknowledged_[records_ & mask]) {
+    acknowledged_[records_ & mask] = false;
+    ++records_;
+  }
+  if (distribution_ == Distribution::kLatest) zipfian_.grow(records_);
 }
 
 }  // namespace annulus::bench

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace annulus::bench {
 
@@ -33,6 +34,8 @@ class Zipfian {
  public:
   static constexpr double kTheta = 0.99;
   explicit Zipfian(std::uint64_t n);
+  /// With the sum of 1/rank^theta over n ranks known already.
+  Zipfian(std::uint64_t n, double zeta);
   std::uint64_t next(Random& random);
   /// Extends the range to n records at little cost.
   void grow(std::uint64_t n);
@@ -48,19 +51,30 @@ class Zipfian {
 
 enum class Distribution : std::uint8_t { kUniform, kZipfian, kLatest };
 
+/// Chooses among records that are known to exist: a new one counts once its insert is acknowledged,
+/// and all before it are.
 class KeyChooser {
  public:
-  KeyChooser(Distribution distribution, std::uint64_t records, std::uint64_t seed);
+  /// `inserts_max`: how far inserts may run ahead of the oldest unacknowledged one.
+  KeyChooser(Distribution distribution, std::uint64_t records, std::uint64_t seed,
+             std::uint32_t inserts_max);
   /// An existing record.
   std::uint64_t next();
-  /// A new record: the next number.
-  std::uint64_t insert();
+  bool can_insert() const { return inserted_ - records_ < acknowledged_.size(); }
+  /// A new record: the next number. Requires can_insert().
+  std::uint64_t insert() { return inserted_++; }
+  std::uint64_t inserted() const { return inserted_; }
+  /// The record of an insert is there.
+  void acknowledge(std::uint64_t record);
   std::uint64_t records() const { return records_; }
   Random& random() { return random_; }
 
  private:
   Distribution distribution_;
-  std::uint64_t records_;
+  std::uint64_t records_;   // all below exist
+  std::uint64_t inserted_;  // numbers given out
+  std::uint64_t range_;     // of the scrambled distribution: records now, and those expected
+  std::vector<bool> acknowledged_;  // those from records_ on, a ring
   Random random_;
   Zipfian zipfian_;
 };

@@ -4,20 +4,36 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "statemachine/btree/btree_codec.h"
 #include "statemachine/kv/kv_codec.h"
 
 namespace annulus::bench {
+namespace {
+
+constexpr std::uint32_t kCommandsPerItem = 64;
+
+}  // namespace
 
 using statemachine::CommandStatus;
 using statemachine::Completion;
 using statemachine::SessionHandle;
 using statemachine::SubmitOutcome;
 
+std::uint64_t btree_key(std::uint64_t record) {
+  return std::uint64_t{static_cast<std::uint32_t>(record * 2'654'435'761u)} << 24;
+}
+
+std::uint64_t btree_record(std::uint64_t key) {
+  static_assert(2'654'435'761u * 244'002'641u == 1);
+  return static_cast<std::uint32_t>((key >> 24) * 244'002'641u);
+}
+
 Load::Load(const LoadOptions& options)
     : options_(options),
-      chooser_(options.distribution, std::max<std::uint64_t>(options.keys, 2), options.seed),
+      chooser_(options.distribution, options.keys, options.seed,
+               4 * options.clients * options.window),
       tokens_(std::bit_ceil(std::uint64_t{options.clients} * options.window)),
       in_flight_(std::uint64_t{options.clients} * options.window),
       key_(options.key_bytes),
@@ -52,12 +68,6 @@ void Load::fill_value(std::uint64_t record, std::byte* value) const {
   std::memcpy(value, &mark, std::min<std::size_t>(options_.value_bytes, sizeof mark));
 }
 
-std::uint64_t Load::btree_key(std::uint64_t record) const {
-  // A bijection of [0, 2^32) keeps keys distinct and spread, in random insert order.
-  const auto low = static_cast<std::uint32_t>(record * 2'654'435'761u);
-  return std::uint64_t{low} << 24;
-}
-
 Load::Op Load::draw() {
   auto share = static_cast<std::uint32_t>(chooser_.random().below(100));
   const Mix& mix = options_.mix;
@@ -73,7 +83,6 @@ Load::Op Load::draw() {
 }
 
 dataplane::PollResult Load::poll(Nanos now, std::uint32_t budget) {
-  const dataplane::PollResult polled = client_->poll(now, budget);
   const Phase phase = phase_.load(std::memory_order_acquire);
   while (!deferred_.empty() && submit(deferred_.back(), now)) deferred_.pop_back();
   if (!opened_) {
@@ -82,9 +91,12 @@ dataplane::PollResult Load::poll(Nanos now, std::uint32_t budget) {
   } else if (phase == Phase::kRunning && options_.rate > 0) {
     issue_due(now, budget);
   } else if (phase == Phase::kRunning || (phase == Phase::kLoading && load_next_ < options_.keys)) {
-    for (std::uint32_t i = 0; i < budget && issue(now); ++i) {
+    // An item of work is a batch, here as in the stages that take it further.
+    for (std::uint32_t i = 0; i < budget * kCommandsPerItem && issue(now); ++i) {
     }
   }
+  // Sends what was submitted above, in this turn.
+  const dataplane::PollResult polled = client_->poll(now, budget);
   const bool loaded = phase != Phase::kLoading || load_next_ == options_.keys;
   settled_.store(opened_ && loaded && deferred_.empty() && free_.size() == in_flight_.size(),
                  std::memory_order_release);
@@ -96,7 +108,7 @@ dataplane::PollResult Load::poll(Nanos now, std::uint32_t budget) {
 void Load::issue_due(Nanos now, std::uint32_t budget) {
   if (schedule_ == 0) schedule_ = now;
   const double gap = 1e9 / options_.rate;
-  for (std::uint32_t i = 0; i < budget && schedule_ <= now; ++i) {
+  for (std::uint32_t i = 0; i < budget * kCommandsPerItem && schedule_ <= now; ++i) {
     if (!issue(schedule_)) {
       counters_[LoadCounter::kOverdue].add();
       return;
@@ -106,152 +118,193 @@ void Load::issue_due(Nanos now, std::uint32_t budget) {
   }
 }
 
+Load::InFlight Load::draw_command() {
+  InFlight command;
+  command.op = draw();
+  const bool inserts = command.op == Op::kInsert;
+  command.record = inserts ? chooser_.inserted() : chooser_.next();
+  command.from = btree_key(command.record);
+  command.entries = options_.scan_entries_max;
+  if (command.op == Op::kScan && options_.scan_length_uniform) {
+    command.entries =
+        1 + static_cast<std::uint32_t>(chooser_.random().below(options_.scan_entries_max));
+  }
+  return command;
+}
+
 bool Load::issue(Nanos intended) {
   if (token_head_ == token_tail_) return false;
-  const std::uint32_t session = tokens_[token_head_ & (tokens_.size() - 1)];
   InFlight command;
-  command.intended = intended;
-  command.session = session;
-  if (phase_.load(std::memory_order_relaxed) == Phase::kLoading) {
+  const bool loading = phase_.load(std::memory_order_relaxed) == Phase::kLoading;
+  if (loading) {
     if (load_next_ == options_.keys) return false;
     command.op = Op::kInsert;
     command.record = load_next_;
-    if (!submit(command, intended)) return false;
-    ++load_next_;
   } else {
-    command.op = draw();
-    command.record = command.op == Op::kInsert ? chooser_.records() : chooser_.next();
-    command.entries = options_.scan_entries_max;
-    if (command.op == Op::kScan && options_.scan_length_uniform) {
-      command.entries =
-          1 + static_cast<std::uint32_t>(chooser_.random().below(options_.scan_entries_max));
-    }
-    if (!submit(command, intended)) return false;
-    if (command.op == Op::kInsert) chooser_.insert();
+    // What was drawn stays drawn until there is room for it, or the mix would depend on the room.
+    if (!drawn_) drawn_ = draw_command();
+    if (drawn_->op == Op::kInsert && !chooser_.can_insert()) return false;
+    if (drawn_->op == Op::kScan && scans_ == options_.scans_max) return false;
+    command = *drawn_;
   }
+  command.intended = intended;
+  command.session = tokens_[token_head_ & (tokens_.size() - 1)];
+  if (!submit(command, intended)) return false;
   ++token_head_;
+  if (loading) {
+    ++load_next_;
+    return true;
+  }
+  drawn_.reset();
+  if (command.op == Op::kInsert) chooser_.insert();
+  if (command.op == Op::kScan) ++scans_;
   return true;
 }
 
 bool Load::submit(const InFlight& command, Nanos now) {
-  const SessionHandle session = sessions_[command.session];
+  if (options_.service == ServiceKind::kKv) {
+    using namespace statemachine::kv;
+    KvRequest request{.op = KvOp::kPut, .key = key_};
+    fill_key(command.record, key_.data());
+    if (reads(command)) {
+      request.op = KvOp::kRead;
+    } else if (command.op == Op::kRemove) {
+      request.op = KvOp::kRemove;
+    } else {
+      fill_value(command.record, value_.data());
+      request.value = value_;
+      if (writes_field(command)) {
+        const std::uint64_t fields = options_.value_bytes / options_.field_bytes;
+        request.op = KvOp::kWriteRange;
+        request.first =
+            static_cast<std::int64_t>(chooser_.random().below(fields) * options_.field_bytes);
+        request.value =
+            request.value.subspan(static_cast<std::size_t>(request.first), options_.field_bytes);
+      }
+    }
+    return submit_request(request, command, now);
+  }
+  using namespace statemachine::btree;
+  BtreeRequest request{.op = BtreeOp::kInsert, .key = btree_key(command.record)};
+  if (command.op == Op::kScan) {
+    request = {.op = BtreeOp::kRange,
+               .key = command.from,
+               .last = ~std::uint64_t{0},
+               .limit = command.entries};
+  } else if (reads(command)) {
+    request.op = BtreeOp::kRead;
+  } else if (command.op == Op::kRemove) {
+    request.op = BtreeOp::kDelete;
+  } else {
+    fill_value(command.record, value_.data());
+    request.value = value_;
+  }
+  return submit_request(request, command, now);
+}
+
+template <typename Request>
+bool Load::submit_request(const Request& request, const InFlight& command, Nanos now) {
   const std::uint32_t place = free_.back();
-  const bool kv = options_.service == ServiceKind::kKv;
-  const bool accepted =
-      kv ? submit_kv(command, session, place, now) : submit_btree(command, session, place, now);
-  if (!accepted) return false;
+  const std::uint8_t flags = read_only(request.op) ? statemachine::kReadOnly : 0;
+  std::span<std::byte> body;
+  if (client_->submit(sessions_[command.session], static_cast<std::uint8_t>(options_.service),
+                      flags, body_bytes(request), place, now, body) != SubmitOutcome::kAccepted) {
+    return false;
+  }
+  encode(request, body);
   free_.pop_back();
   in_flight_[place] = command;
   return true;
 }
 
-bool Load::submit_kv(const InFlight& command, SessionHandle session, std::uint64_t tag, Nanos now) {
-  using namespace statemachine::kv;
-  KvRequest request;
-  fill_key(command.record, key_.data());
-  request.key = key_;
-  const bool reads =
-      command.op == Op::kRead || (command.op == Op::kReadModifyWrite && !command.second);
-  if (reads) {
-    request.op = KvOp::kRead;
-  } else if (command.op == Op::kRemove) {
-    request.op = KvOp::kRemove;
-  } else {
-    request.op = KvOp::kPut;
-    fill_value(command.record, value_.data());
-    request.value = value_;
-  }
-  std::span<std::byte> body;
-  const std::uint8_t flags = reads ? statemachine::kReadOnly : 0;
-  if (client_->submit(session, options_.service_id, flags, body_bytes(request), tag, now, body) !=
-      SubmitOutcome::kAccepted) {
-    return false;
-  }
-  encode(request, body);
-  return true;
-}
-
-bool Load::submit_btree(const InFlight& command, SessionHandle session, std::uint64_t tag,
-                        Nanos now) {
-  using namespace statemachine::btree;
-  BtreeRequest request;
-  request.key = btree_key(command.record);
-  const bool reads = command.op == Op::kRead || command.op == Op::kScan ||
-                     (command.op == Op::kReadModifyWrite && !command.second);
-  if (command.op == Op::kScan) {
-    request.op = BtreeOp::kRange;
-    request.last = ~std::uint64_t{0};
-    request.limit = command.entries;
-  } else if (reads) {
-    request.op = BtreeOp::kRead;
-  } else if (command.op == Op::kRemove) {
-    request.op = BtreeOp::kDelete;
-  } else {
-    request.op = BtreeOp::kInsert;
-    fill_value(command.record, value_.data());
-    request.value = value_;
-  }
-  std::span<std::byte> body;
-  const std::uint8_t flags = reads ? statemachine::kReadOnly : 0;
-  if (client_->submit(session, options_.service_id, flags, body_bytes(request), tag, now, body) !=
-      SubmitOutcome::kAccepted) {
-    return false;
-  }
-  encode(request, body);
-  return true;
-}
-
-bool Load::right(const InFlight& command, const Completion& completion) {
-  const bool removes = options_.mix.remove > 0;
-  if (command.op == Op::kScan) {
-    statemachine::btree::RangeReply reply(completion.reply);
-    std::uint64_t key = 0;
-    std::uint64_t previous = 0;
-    std::span<const std::byte> value;
-    std::uint32_t entries = 0;
-    while (reply.next(key, value)) {
-      if (entries++ != 0 && key <= previous) return false;
-      if (value.size() != options_.value_bytes) return false;
-      previous = key;
-    }
-    counters_[LoadCounter::kScannedEntries].add(entries);
-    // Fewer only where the tree, or the reply, ends.
-    return completion.status == CommandStatus::kOk && entries == reply.count() &&
-           entries <= command.entries;
-  }
-  const bool reads =
-      command.op == Op::kRead || (command.op == Op::kReadModifyWrite && !command.second);
-  if (completion.status == CommandStatus::kNotFound) return removes;
-  if (completion.status != CommandStatus::kOk) return false;
-  if (!reads) return true;
-  const std::uint64_t mark = ~command.record;
-  return completion.reply.size() == options_.value_bytes &&
-         std::memcmp(completion.reply.data(), &mark,
+bool Load::right_value(std::uint64_t record, std::span<const std::byte> value) const {
+  const std::uint64_t mark = ~record;
+  return value.size() == options_.value_bytes &&
+         std::memcmp(value.data(), &mark,
                      std::min<std::size_t>(options_.value_bytes, sizeof mark)) == 0;
+}
+
+Load::Verdict Load::judge_scan(InFlight& command, const Completion& completion) {
+  statemachine::btree::RangeReply reply(completion.reply);
+  std::uint64_t key = 0;
+  std::uint64_t least = command.from;
+  std::span<const std::byte> value;
+  std::uint32_t entries = 0;
+  for (; reply.next(key, value); ++entries) {
+    // The record that the scan starts at is there; the others follow in order.
+    const bool first = entries == 0 && !command.second && options_.mix.remove == 0;
+    if (key < least || (first && key != least)) return Verdict::kWrong;
+    if (!right_value(btree_record(key), value)) return Verdict::kWrong;
+    least = key + 1;
+  }
+  counters_[LoadCounter::kScannedEntries].add(entries);
+  if (entries != reply.count() || entries > command.entries) return Verdict::kWrong;
+  // Fewer than asked for, where the tree ends or the reply was full.
+  if (entries == command.entries || !reply.more()) return Verdict::kRight;
+  if (entries == 0) return Verdict::kWrong;
+  command.from = least;
+  command.entries -= entries;
+  return Verdict::kGoesOn;
+}
+
+Load::Verdict Load::judge(InFlight& command, const Completion& completion) {
+  const bool removes = options_.mix.remove > 0;
+  if (completion.status == CommandStatus::kNotFound && removes) return Verdict::kRight;
+  if (completion.status != CommandStatus::kOk) return Verdict::kWrong;
+  if (command.op == Op::kScan) return judge_scan(command, completion);
+  if (reads(command)) {
+    if (!right_value(command.record, completion.reply)) return Verdict::kWrong;
+    return command.op == Op::kReadModifyWrite ? Verdict::kGoesOn : Verdict::kRight;
+  }
+  if (command.op == Op::kRemove || removes) return Verdict::kRight;
+  bool right = false;
+  if (options_.service == ServiceKind::kBtree) {
+    const bool is_new = command.op == Op::kInsert;
+    right = statemachine::btree::decode_integer(completion.reply) == is_new;
+  } else if (writes_field(command)) {
+    right = statemachine::kv::decode_integer(completion.reply) == options_.value_bytes;
+  } else {
+    right = completion.reply.empty();
+  }
+  return right ? Verdict::kRight : Verdict::kWrong;
 }
 
 void Load::on_completions(std::span<const Completion> completions, Nanos now) {
   for (const Completion& completion : completions) {
-    InFlight& command = in_flight_[completion.tag];
+    InFlight command = in_flight_[completion.tag];
+    free_.push_back(static_cast<std::uint32_t>(completion.tag));
+    Verdict verdict = Verdict::kRight;
     if (completion.status >= CommandStatus::kOutcomeUnknown) {
       counters_[LoadCounter::kFailed].add();
-    } else if (!right(command, completion)) {
-      counters_[LoadCounter::kWrong].add();
+    } else {
+      verdict = judge(command, completion);
+      if (verdict == Verdict::kWrong) counters_[LoadCounter::kWrong].add();
     }
-    free_.push_back(static_cast<std::uint32_t>(completion.tag));
-    if (command.op == Op::kReadModifyWrite && !command.second &&
-        completion.status == CommandStatus::kOk) {
-      // The write follows at once, in the same session; the pair's latency is one figure.
-      InFlight write = command;
-      write.second = true;
-      if (!submit(write, now)) deferred_.push_back(write);
+    if (verdict == Verdict::kGoesOn) {
+      // At once, in the same session; the latency of the whole is one figure.
+      command.second = true;
+      if (!submit(command, now)) deferred_.push_back(command);
       continue;
     }
-    latency_.record(static_cast<std::uint64_t>(std::max<Nanos>(now - command.intended, 0)));
-    counters_[LoadCounter::kCommands].add();
-    counters_[LoadCounter::kBytes].add(options_.key_bytes + options_.value_bytes);
-    tokens_[token_tail_++ & (tokens_.size() - 1)] = command.session;
+    finish(command, now);
   }
+}
+
+void Load::finish(const InFlight& command, Nanos now) {
+  const auto took = static_cast<std::uint64_t>(std::max<Nanos>(now - command.intended, 0));
+  latency_.record(took);
+  if (!stall_counters_.empty()) {
+    std::uint64_t stalls = 0;
+    for (const dataplane::Counter* counter : stall_counters_) stalls += counter->get();
+    if (std::exchange(stalls_seen_, stalls) != stalls) stalled_latency_.record(took);
+  }
+  if (command.op == Op::kInsert && command.record >= options_.keys) {
+    chooser_.acknowledge(command.record);
+  }
+  if (command.op == Op::kScan) --scans_;
+  counters_[LoadCounter::kCommands].add();
+  counters_[LoadCounter::kBytes].add(options_.key_bytes + options_.value_bytes);
+  tokens_[token_tail_++ & (tokens_.size() - 1)] = command.session;
 }
 
 }  // namespace annulus::bench

@@ -7,6 +7,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "dataplane/counters.h"
@@ -16,7 +18,8 @@
 
 namespace annulus::bench {
 
-enum class ServiceKind : std::uint8_t { kKv, kBtree };
+/// By their id in the cluster.
+enum class ServiceKind : std::uint8_t { kKv = 1, kBtree = 2 };
 
 /// Shares of a hundred.
 struct Mix {
@@ -30,19 +33,25 @@ struct Mix {
 
 struct LoadOptions {
   ServiceKind service = ServiceKind::kKv;
-  std::uint8_t service_id = 1;
   Mix mix;
   Distribution distribution = Distribution::kUniform;
   std::uint32_t key_bytes = 8;
   std::uint32_t value_bytes = 8;
-  std::uint64_t keys = 1'000'000;
+  std::uint64_t keys = 1'000'000;  // at least 2
+  std::uint32_t field_bytes = 0;   // updates write one such part of the value (kv); 0: all of it
   std::uint32_t scan_entries_max = 1'000;
   bool scan_length_uniform = false;  // YCSB: 1..max; else always max
+  std::uint32_t scans_max = 64;      // outstanding in all: their replies are long
   std::uint32_t clients = 64;        // sessions
   std::uint32_t window = 64;         // commands outstanding in each
   double rate = 0;                   // commands a second, open loop; 0: closed loop
   std::uint64_t seed = 1;
 };
+
+/// The B-tree's key of a record, a bijection of the low 32 bits: distinct, and spread over the key
+/// space in random insert order; and the record of a key.
+std::uint64_t btree_key(std::uint64_t record);
+std::uint64_t btree_record(std::uint64_t key);
 
 enum class LoadCounter : std::uint8_t {
   kCommands,  // completed and right
@@ -74,37 +83,59 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
   void set_phase(Phase phase) { phase_.store(phase, std::memory_order_release); }
   /// All sessions open (and, while loading, all records inserted), nothing outstanding.
   bool settled() const { return settled_.load(std::memory_order_acquire); }
+  /// Other shares from the next kRunning on. Only while settled in kIdle.
+  void set_mix(const Mix& mix) {
+    options_.mix = mix;
+    drawn_.reset();
+  }
+  /// Stalls counted by the cores that serve the commands: those that completed while one was
+  /// counted are also recorded apart. Only while settled in kIdle; the counters outlive the load.
+  void watch_stalls(std::vector<const dataplane::Counter*> counters) {
+    stall_counters_ = std::move(counters);
+  }
 
   const dataplane::Counters<LoadCounter>& counters() const { return counters_; }
   /// From submit, or from the intended start in open loop, to the checked reply.
   const dataplane::Histogram& latency() const { return latency_; }
+  /// Of those, the ones during which a watched core stood still.
+  const dataplane::Histogram& stalled_latency() const { return stalled_latency_; }
 
  private:
   enum class Op : std::uint8_t { kRead, kUpdate, kInsert, kScan, kReadModifyWrite, kRemove };
   struct InFlight {
     Nanos intended = 0;
     std::uint64_t record = 0;
-    std::uint32_t entries = 0;
+    std::uint64_t from = 0;     // scans: the first key that is still to come
+    std::uint32_t entries = 0;  // scans: how many are still to come
     std::uint32_t session = 0;  // index into sessions_
     Op op{};
-    bool second = false;  // the write of a read-modify-write
+    // The write of a read-modify-write, or the rest of a scan longer than a reply.
+    bool second = false;
   };
 
   void on_completions(std::span<const statemachine::Completion> completions, Nanos now) override;
-  bool right(const InFlight& command, const statemachine::Completion& completion);
+  enum class Verdict : std::uint8_t { kRight, kWrong, kGoesOn };
+  Verdict judge(InFlight& command, const statemachine::Completion& completion);
+  Verdict judge_scan(InFlight& command, const statemachine::Completion& completion);
+  bool right_value(std::uint64_t record, std::span<const std::byte> value) const;
+  void finish(const InFlight& command, Nanos now);
   bool issue(Nanos now);
   void issue_due(Nanos now, std::uint32_t budget);
   bool submit(const InFlight& command, Nanos now);
-  bool submit_kv(const InFlight& command, statemachine::SessionHandle session, std::uint64_t tag,
-                 Nanos now);
-  bool submit_btree(const InFlight& command, statemachine::SessionHandle session, std::uint64_t tag,
-                    Nanos now);
+  template <typename Request>
+  bool submit_request(const Request& request, const InFlight& command, Nanos now);
   Op draw();
+  InFlight draw_command();
   void fill_key(std::uint64_t record, std::byte* key) const;
   void fill_value(std::uint64_t record, std::byte* value) const;
-  std::uint64_t btree_key(std::uint64_t record) const;
+  bool reads(const InFlight& command) const {
+    return command.op == Op::kRead || (command.op == Op::kReadModifyWrite && !command.second);
+  }
+  bool writes_field(const InFlight& command) const {
+    return options_.field_bytes != 0 && command.op != Op::kInsert;
+  }
 
-  const LoadOptions options_;
+  LoadOptions options_;
   statemachine::Client* client_ = nullptr;
   KeyChooser chooser_;
   std::vector<statemachine::SessionHandle> sessions_;
@@ -114,8 +145,10 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
   std::vector<InFlight> in_flight_;
   std::vector<std::uint32_t> free_;  // of in_flight_
   std::vector<InFlight> deferred_;   // second halves that the client had no room for yet
+  std::optional<InFlight> drawn_;    // the next of the mix
   std::uint64_t load_next_ = 0;
-  Nanos schedule_ = 0;  // open loop: when the next command is to start
+  std::uint32_t scans_ = 0;  // outstanding
+  Nanos schedule_ = 0;       // open loop: when the next command is to start
   bool opened_ = false;
   std::vector<std::byte> key_;
   std::vector<std::byte> value_;
@@ -123,6 +156,9 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
   std::atomic<bool> settled_{false};        // written by poll(), read by the controlling thread
   dataplane::Counters<LoadCounter> counters_;
   dataplane::Histogram latency_;
+  dataplane::Histogram stalled_latency_;
+  std::vector<const dataplane::Counter*> stall_counters_;
+  std::uint64_t stalls_seen_ = 0;
 };
 
 }  // namespace annulus::bench

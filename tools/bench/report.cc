@@ -53,6 +53,8 @@ double core_round_trip_ns() {
   return static_cast<double>(cycles[kRounds / 2]) / dataplane::TscClock::cycles_per_nano();
 }
 
+constexpr std::size_t kColumns = 100;  // of a line of the table
+
 std::string rounded(double value) {
   char text[32];
   std::snprintf(text, sizeof text, value < 10 ? "%.2f" : "%.0f", value);
@@ -66,11 +68,50 @@ std::string scaled(double value) {
   return rounded(value) + " ";
 }
 
+void print(const Result& result) {
+  std::printf("%-34s %12s%s", (result.experiment + " " + result.label).c_str(),
+              scaled(result.per_second).c_str(), result.unit.c_str());
+  if (result.has_latency) {
+    std::printf("   p50 %s  p99 %s  p99.9 %s  max %s us", rounded(result.latency.p50_us).c_str(),
+                rounded(result.latency.p99_us).c_str(), rounded(result.latency.p999_us).c_str(),
+                rounded(result.latency.max_us).c_str());
+  }
+  if (result.hashes_compared) {
+    std::printf("   state hashes %s", result.state_hashes_equal ? "equal" : "DIFFER");
+  }
+  std::printf("\n");
+  if (!result.cpu_ns_per_command.empty()) {
+    std::printf("    CPU ns a command:");
+    double sum = 0;
+    for (const auto& [role, ns] : result.cpu_ns_per_command) {
+      std::printf(" %s %s", role.c_str(), rounded(ns).c_str());
+      sum += ns;
+    }
+    std::printf(", sum %s\n", rounded(sum).c_str());
+  }
+  std::string line;
+  for (const auto& [name, value] : result.extra) {
+    const std::string one = name + " " + scaled(value);
+    if (line.size() + one.size() > kColumns) {
+      std::printf("    %s\n", line.c_str());
+      line.clear();
+    }
+    line += one.substr(0, one.find_last_not_of(' ') + 1) + "; ";
+  }
+  if (!line.empty()) std::printf("    %s\n", line.c_str());
+  for (const Target& target : result.targets) {
+    std::printf("    target %s [%s]: %s\n", target.text.c_str(), target.estimate.c_str(),
+                target.met ? "met" : "SHORT");
+  }
+  std::fflush(stdout);
+}
+
 }  // namespace
 
 LatencyFigures latency_figures(const dataplane::Histogram::Snapshot& snapshot) {
   const auto us = [](std::uint64_t ns) { return static_cast<double>(ns) / 1e3; };
-  return {us(snapshot.at(0.5)), us(snapshot.at(0.99)), us(snapshot.at(0.999)), us(snapshot.max)};
+  return {us(snapshot.at(0.5)), us(snapshot.at(0.99)), us(snapshot.at(0.999)),
+          us(snapshot.at(1.0))};
 }
 
 nlohmann::json machine() {
@@ -110,45 +151,18 @@ nlohmann::json to_json(const Result& result) {
   return json;
 }
 
-void print(const Result& result) {
-  std::printf("%-34s %12s%s", (result.experiment + " " + result.label).c_str(),
-              scaled(result.per_second).c_str(), result.unit.c_str());
-  if (result.has_latency) {
-    std::printf("   p50 %s  p99 %s  p99.9 %s  max %s us", rounded(result.latency.p50_us).c_str(),
-                rounded(result.latency.p99_us).c_str(), rounded(result.latency.p999_us).c_str(),
-                rounded(result.latency.max_us).c_str());
+Status Report::add(const Result& result) {
+  print(result);
+  if (!path_.empty()) {
+    std::ofstream file(path_, std::ios::app);
+    file << to_json(result).dump() << '\n';
+    file.flush();
+    if (!file) return Error{"cannot write '" + path_ + "': check the directory and its space"};
   }
-  if (result.hashes_compared) {
-    std::printf("   state hashes %s", result.state_hashes_equal ? "equal" : "DIFFER");
+  if (result.hashes_compared && !result.state_hashes_equal) {
+    return Error{"the replicas differ: these figures are void, and this is a bug"};
   }
-  std::printf("\n");
-  if (!result.cpu_ns_per_command.empty()) {
-    std::printf("    CPU ns a command:");
-    double sum = 0;
-    for (const auto& [role, ns] : result.cpu_ns_per_command) {
-      std::printf(" %s %s", role.c_str(), rounded(ns).c_str());
-      sum += ns;
-    }
-    std::printf(", sum %s\n", rounded(sum).c_str());
-  }
-  for (const auto& [name, value] : result.extra) {
-    std::printf("    %s: %s\n", name.c_str(), scaled(value).c_str());
-  }
-  for (const Target& target : result.targets) {
-    std::printf("    target %s [%s]: %s\n", target.text.c_str(), target.estimate.c_str(),
-                target.met ? "met" : "SHORT");
-  }
-  std::fflush(stdout);
-}
-
-bool append_json(const std::string& path, const std::vector<Result>& results) {
-  std::ofstream file(path, std::ios::app);
-  for (const Result& result : results) file << to_json(result).dump() << '\n';
-  file.flush();
-  if (file) return true;
-  std::fprintf(stderr, "annulus bench: cannot write '%s': check the directory and its space\n",
-               path.c_str());
-  return false;
+  return {};
 }
 
 }  // namespace annulus::bench

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "dataplane/counters.h"
+#include "dataplane/result.h"
 
 namespace annulus::bench {
 
@@ -37,7 +38,7 @@ struct Result {
   std::map<std::string, double> cpu_ns_per_command;  // useful cycles by role
   bool hashes_compared = false;
   bool state_hashes_equal = false;
-  std::map<std::string, double> extra;
+  std::map<std::string, double> extra;  // names end in their unit
   std::vector<Target> targets;
 };
 
@@ -46,9 +47,17 @@ struct Result {
 nlohmann::json machine();
 
 nlohmann::json to_json(const Result& result);
-void print(const Result& result);
 
-/// Writes one JSON object a line. The error names the file.
-bool append_json(const std::string& path, const std::vector<Result>& results);
+/// Where results go as they come: a table on stdout and, with a path, a file of one JSON object a
+/// line.
+class Report {
+ public:
+  explicit Report(std::string path) : path_(std::move(path)) {}
+  /// Fails when the file cannot be written, or the result is void because replicas differ.
+  Status add(const Result& result);
+
+ private:
+  std::string path_;
+};
 
 }  // namespace annulus::bench

@@ -2,13 +2,15 @@
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <thread>
 
 #include "dataplane/core_loop.h"
-#include "tools/cluster.h"
 
 namespace annulus::bench {
 namespace {
@@ -30,6 +32,15 @@ std::map<std::string, std::uint64_t> useful_cycles(const Registry& registry) {
   return cycles;
 }
 
+std::vector<const dataplane::Counter*> stall_counters(const Registry& registry) {
+  std::vector<const dataplane::Counter*> counters;
+  for (const Registry::Group& group : registry.groups()) {
+    if (group.stage != "core") continue;
+    counters.push_back(&group.values[static_cast<std::size_t>(dataplane::LoopCounter::kStalls)]);
+  }
+  return counters;
+}
+
 /// Times in which a core stood still, merged over cores.
 Histogram::Snapshot stalls(const Registry& registry) {
   Histogram::Snapshot merged;
@@ -39,40 +50,26 @@ Histogram::Snapshot stalls(const Registry& registry) {
   return merged;
 }
 
-struct Reading {
-  Nanos at = 0;
-  std::uint64_t commands = 0;
-  std::uint64_t scanned = 0;
-  std::map<std::string, std::uint64_t> cycles;
-  Histogram::Snapshot latency;
-  Histogram::Snapshot stalls;
-};
-
-Reading read(const Load& load, const Registry& registry) {
-  dataplane::TscClock clock;
-  return {clock.now(),
-          load.counters()[LoadCounter::kCommands].get(),
-          load.counters()[LoadCounter::kScannedEntries].get(),
-          useful_cycles(registry),
-          load.latency().snapshot(),
-          stalls(registry)};
-}
-
-bool await_settled(const Load& load, double seconds) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  // A phase takes effect at the stage's next poll.
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  while (!load.settled()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return true;
-}
-
 /// Segments for the records of one replica, with room for split segments half full.
 std::uint32_t service_memory_mb(const LoadOptions& load) {
   const std::uint64_t record = 32 + load.key_bytes + load.value_bytes;
   return static_cast<std::uint32_t>(256 + (3 * record * load.keys >> 20));
+}
+
+std::vector<std::uint32_t> cpus_used(const WorkloadOptions& options) {
+  std::vector<std::uint32_t> cpus = dataplane::this_host().cpus;
+  if (options.cores != 0 && options.cores < cpus.size()) cpus.resize(options.cores);
+  return cpus;
+}
+
+/// The load is in this process, so no CPU need be left to anybody: the stages of each role take all
+/// of them in turn, so that replicas, which have the most to do, lie apart.
+tools::ProcessConfig process_config(const WorkloadOptions& options) {
+  const std::string all = dataplane::to_cpu_list(cpus_used(options));
+  tools::ProcessConfig process;
+  for (const char* role : {"acceptor", "client", "learner", "worker"}) process.cores[role] = all;
+  process.idle = "yield";
+  return process;
 }
 
 tools::ClusterOptions cluster_options(const WorkloadOptions& options) {
@@ -81,7 +78,10 @@ tools::ClusterOptions cluster_options(const WorkloadOptions& options) {
   cluster.replicas = options.replicas;
   cluster.mode = options.mode;
   cluster.dissemination = options.dissemination;
+  cluster.durability = options.durability;
+  cluster.log_mb = options.log_mb;
   cluster.mtu = options.mtu;
+  cluster.process = process_config(options);
   const std::uint32_t memory = service_memory_mb(options.load);
   const bool kv = options.load.service == ServiceKind::kKv;
   cluster.service_names = {{"kv", kv ? memory : 64}, {"btree", kv ? 64 : memory}};
@@ -89,8 +89,7 @@ tools::ClusterOptions cluster_options(const WorkloadOptions& options) {
   return cluster;
 }
 
-std::map<std::string, std::string> describe(const WorkloadOptions& options) {
-  const Mix& mix = options.load.mix;
+std::map<std::string, std::string> describe(const WorkloadOptions& options, const Mix& mix) {
   std::string shares;
   const auto share = [&](const char* name, std::uint32_t percent) {
     if (percent != 0) shares += (shares.empty() ? "" : " ") + std::to_string(percent) + name;
@@ -102,90 +101,164 @@ std::map<std::string, std::string> describe(const WorkloadOptions& options) {
   share("% read-modify-write", mix.read_modify_write);
   share("% remove", mix.remove);
   constexpr const char* kDistributions[] = {"uniform", "zipfian", "latest"};
-  return {
-      {"service", options.load.service == ServiceKind::kKv ? "kv" : "btree"},
-      {"mix", shares},
-      {"distribution", kDistributions[static_cast<int>(options.load.distribution)]},
-      {"key_bytes", std::to_string(options.load.key_bytes)},
-      {"value_bytes", std::to_string(options.load.value_bytes)},
-      {"keys", std::to_string(options.load.keys)},
-      {"batch", std::to_string(options.batch)},
-      {"clients", std::to_string(options.load.clients)},
-      {"window", std::to_string(options.load.window)},
-      {"rate", options.load.rate > 0 ? std::to_string(options.load.rate) : "closed loop"},
-      {"mode", tools::to_string(options.mode)},
-      {"dissemination", tools::to_string(options.dissemination)},
-      {"durability", "memory"},
-      {"transport", "local"},
-      {"mtu", std::to_string(options.mtu)},
-      {"acceptors", std::to_string(options.acceptors)},
-      {"replicas", std::to_string(options.replicas)},
-      {"seconds", std::to_string(options.seconds)},
-      {"cores", std::to_string(dataplane::this_host().cpus.size()) + ", load generator included"}};
+  return {{"service", options.load.service == ServiceKind::kKv ? "kv" : "btree"},
+          {"mix", shares},
+          {"distribution", kDistributions[static_cast<int>(options.load.distribution)]},
+          {"key_bytes", std::to_string(options.load.key_bytes)},
+          {"value_bytes", std::to_string(options.load.value_bytes)},
+          {"keys", std::to_string(options.load.keys)},
+          {"batch", std::to_string(options.batch)},
+          {"clients", std::to_string(options.load.clients)},
+          {"window", std::to_string(options.load.window)},
+          {"rate", options.load.rate > 0 ? std::to_string(options.load.rate) : "closed loop"},
+          {"mode", tools::to_string(options.mode)},
+          {"dissemination", tools::to_string(options.dissemination)},
+          {"durability", tools::to_string(options.durability)},
+          {"transport", "local"},
+          {"mtu", std::to_string(options.mtu)},
+          {"acceptors", std::to_string(options.acceptors)},
+          {"replicas", std::to_string(options.replicas)},
+          {"seconds", std::to_string(options.seconds)},
+          {"cores", std::to_string(cpus_used(options).size()) + ", load generator included"}};
 }
 
-void summarise(const Reading& before, const Reading& after, Result& result) {
+}  // namespace
+
+struct Rig::Reading {
+  Nanos at = 0;
+  std::uint64_t commands = 0;
+  std::uint64_t scanned = 0;
+  std::map<std::string, std::uint64_t> cycles;
+  Histogram::Snapshot latency;
+  Histogram::Snapshot stalled_latency;
+  Histogram::Snapshot stalls;
+};
+
+Rig::Rig(const WorkloadOptions& options) : options_(options), load_(options.load) {}
+Rig::~Rig() = default;
+
+Rig::Scratch::~Scratch() {
+  std::error_code ignored;
+  if (!path.empty()) std::filesystem::remove_all(path, ignored);
+}
+
+annulus::Result<std::unique_ptr<Rig>> Rig::create(const WorkloadOptions& options) {
+  std::unique_ptr<Rig> rig(new Rig(options));
+  tools::ClusterOptions wanted = cluster_options(options);
+  if (options.durability == tools::Durability::kDisk) {
+    std::string scratch = options.directory + "/annulus-bench-XXXXXX";
+    if (mkdtemp(scratch.data()) == nullptr) {
+      return Error{options.directory + ": no directory for the logs can be made there (" +
+                   std::strerror(errno) + "); name one that this user may write to with --dir"};
+    }
+    rig->scratch_.path = wanted.directory = scratch;
+  }
+  auto made = tools::Cluster::create(wanted);
+  if (!made) return made.error();
+  rig->cluster_ = std::move(made).value();
+  tools::Cluster& cluster = *rig->cluster_;
+  rig->load_.attach(
+      cluster.make_client(rig->load_.sink(), [&](statemachine::ClientOptions& client) {
+        client.sessions_max = options.load.clients;
+        client.session_window_max = std::bit_ceil(options.load.window);
+        client.batch_commands = options.batch;
+        client.batch_bytes = options.batch_bytes;
+      }));
+  cluster.add_stage("load", rig->load_);
+  if (Status started = cluster.start(); !started) return started.error();
+  if (options.separate_stalls) rig->load_.watch_stalls(stall_counters(cluster.registry()));
+  return rig;
+}
+
+Rig::Reading Rig::read() const {
+  dataplane::TscClock clock;
+  return {clock.now(),
+          load_.counters()[LoadCounter::kCommands].get(),
+          load_.counters()[LoadCounter::kScannedEntries].get(),
+          useful_cycles(cluster_->registry()),
+          load_.latency().snapshot(),
+          load_.stalled_latency().snapshot(),
+          stalls(cluster_->registry())};
+}
+
+Status Rig::come_to_rest(double seconds) const {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  // A phase takes effect at the stage's next poll.
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  while (!load_.settled()) {
+    if (std::chrono::steady_clock::now() > end) {
+      return Error{"after " + std::to_string(static_cast<int>(seconds)) +
+                   " s there are commands without a reply: 'annulus top' shows what waits"};
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  const std::uint64_t wrong = load_.counters()[LoadCounter::kWrong].get();
+  const std::uint64_t failed = load_.counters()[LoadCounter::kFailed].get();
+  if (wrong + failed == 0) return {};
+  return Error{std::to_string(wrong) + " replies were wrong and " + std::to_string(failed) +
+               " commands failed: the run is void"};
+}
+
+Result Rig::result_of(const Mix& mix, const Reading& before, const Reading& after) const {
+  Result result;
+  result.experiment = options_.experiment;
+  result.label = options_.label;
+  result.config = describe(options_, mix);
   const double seconds = static_cast<double>(after.at - before.at) / 1e9;
   const auto commands = static_cast<double>(after.commands - before.commands);
   result.per_second = commands / seconds;
-  result.latency = latency_figures(after.latency.since(before.latency));
+  const Histogram::Snapshot latency = after.latency.since(before.latency);
+  const Histogram::Snapshot stalled = after.stalled_latency.since(before.stalled_latency);
+  result.latency = latency_figures(latency.since(stalled));
+  if (options_.separate_stalls) {
+    const LatencyFigures all = latency_figures(latency);
+    result.extra["commands_during_stalls"] = static_cast<double>(stalled.count);
+    result.extra["p50_with_stalls_us"] = all.p50_us;
+    result.extra["p99_with_stalls_us"] = all.p99_us;
+    result.extra["p999_with_stalls_us"] = all.p999_us;
+  }
   for (const auto& [role, cycles] : after.cycles) {
     const auto earlier = before.cycles.find(role);
     const std::uint64_t base = earlier == before.cycles.end() ? 0 : earlier->second;
     result.cpu_ns_per_command[role] =
         static_cast<double>(cycles - base) / dataplane::TscClock::cycles_per_nano() / commands;
   }
-  const Histogram::Snapshot stalled = after.stalls.since(before.stalls);
-  result.extra["machine_stalls"] = static_cast<double>(stalled.count);
-  result.extra["machine_stall_max_us"] = static_cast<double>(stalled.at(1.0)) / 1e3;
+  const Histogram::Snapshot stood = after.stalls.since(before.stalls);
+  result.extra["machine_stalls"] = static_cast<double>(stood.count);
+  result.extra["machine_stall_max_us"] = static_cast<double>(stood.at(1.0)) / 1e3;
   if (after.scanned != before.scanned) {
     result.extra["entries_scanned_per_second"] =
         static_cast<double>(after.scanned - before.scanned) / seconds;
   }
+  return result;
 }
 
-}  // namespace
+annulus::Result<Result> Rig::load() {
+  if (Status opened = come_to_rest(30); !opened) return opened.error();
+  const Reading before = read();
+  load_.set_phase(Load::Phase::kLoading);
+  if (Status loaded = come_to_rest(600); !loaded) return loaded.error();
+  const Reading after = read();
+  load_.set_phase(Load::Phase::kIdle);
+  return result_of({.update = 0, .insert = 100}, before, after);
+}
 
-annulus::Result<Result> run_workload(const WorkloadOptions& options) {
-  Load load(options.load);
-  auto made = tools::Cluster::create(cluster_options(options));
-  if (!made) return made.error();
-  tools::Cluster& cluster = *made.value();
-  load.attach(cluster.make_client(load.sink(), [&](statemachine::ClientOptions& client) {
-    client.sessions_max = options.load.clients;
-    client.session_window_max = std::bit_ceil(options.load.window);
-    client.batch_commands = options.batch;
-    client.batch_bytes = options.batch_bytes;
-  }));
-  cluster.add_stage("load", load);
-  cluster.registry().add("load", "stage.client", load.stage_counters());
-  if (Status started = cluster.start(); !started) return started.error();
+annulus::Result<Result> Rig::measure(const Mix& mix) {
+  if (Status idle = come_to_rest(30); !idle) return idle.error();
+  load_.set_mix(mix);
+  load_.set_phase(Load::Phase::kRunning);
+  std::this_thread::sleep_for(std::chrono::duration<double>(options_.warmup));
+  const Reading before = read();
+  std::this_thread::sleep_for(std::chrono::duration<double>(options_.seconds));
+  const Reading after = read();
+  load_.set_phase(Load::Phase::kIdle);
+  if (Status rested = come_to_rest(30); !rested) return rested.error();
+  return result_of(mix, before, after);
+}
 
-  load.set_phase(Load::Phase::kLoading);
-  if (!await_settled(load, 300)) {
-    return Error{"the records were not loaded within 300 s: see `annulus top` for what waits"};
-  }
-  load.set_phase(Load::Phase::kRunning);
-  std::this_thread::sleep_for(std::chrono::duration<double>(options.warmup));
-  const Reading before = read(load, cluster.registry());
-  std::this_thread::sleep_for(std::chrono::duration<double>(options.seconds));
-  const Reading after = read(load, cluster.registry());
-  load.set_phase(Load::Phase::kIdle);
-  if (!await_settled(load, 30)) return Error{"commands were left without a reply"};
-
-  Result result;
-  result.experiment = options.experiment;
-  result.label = options.label;
-  result.config = describe(options);
-  summarise(before, after, result);
-  const std::uint64_t wrong = load.counters()[LoadCounter::kWrong].get();
-  const std::uint64_t failed = load.counters()[LoadCounter::kFailed].get();
-  if (wrong + failed != 0) {
-    return Error{std::to_string(wrong) + " replies were wrong and " + std::to_string(failed) +
-                 " commands failed: the run is void"};
-  }
-  if (options.mode == tools::Mode::kSmr) {
-    const auto hashes = cluster.state_hashes();
+Status Rig::finish(Result& result) {
+  if (options_.mode == tools::Mode::kSmr) {
+    const auto hashes = cluster_->state_hashes(60 * kSecond);
     if (!hashes) return hashes.error();
     result.hashes_compared = true;
     result.state_hashes_equal = true;
@@ -194,7 +267,18 @@ annulus::Result<Result> run_workload(const WorkloadOptions& options) {
                                   each.recomputed == hashes.value()[0].recomputed;
     }
   }
-  cluster.stop();
+  cluster_->stop();
+  return {};
+}
+
+annulus::Result<Result> run_workload(const WorkloadOptions& options) {
+  auto made = Rig::create(options);
+  if (!made) return made.error();
+  Rig& rig = *made.value();
+  if (auto loaded = rig.load(); !loaded) return loaded.error();
+  auto result = rig.measure(options.load.mix);
+  if (!result) return result.error();
+  if (Status finished = rig.finish(result.value()); !finished) return finished.error();
   return result;
 }
 

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "dataplane/result.h"
 #include "tools/bench/load.h"
 #include "tools/bench/report.h"
+#include "tools/cluster.h"
 #include "tools/config.h"
 
 namespace annulus::bench {
@@ -22,12 +24,56 @@ struct WorkloadOptions {
   std::uint32_t replicas = 2;
   std::uint32_t mtu = 65'535;
   tools::Mode mode = tools::Mode::kSmr;
+  tools::Durability durability = tools::Durability::kMemory;
+  std::string directory = ".";   // with disk: where the logs are while it runs
+  std::uint32_t log_mb = 2'048;  // of each acceptor
   consensus::Dissemination dissemination = consensus::Dissemination::kMulticast;
+  std::uint32_t cores = 0;  // CPUs for cluster and load; 0: all there are
   double seconds = 5;
   double warmup = 2;
+  /// Latency figures leave out commands during which a core stood still (CoreLoop::stalls); those
+  /// of all commands are beside them.
+  bool separate_stalls = false;
 };
 
-/// Fails when the cluster cannot be made, or the load does not come to rest.
+/// An embedded cluster and the load on it. Calls in this order: create, load, then measurements
+/// with nothing outstanding between them, finish.
+class Rig {
+ public:
+  /// Fails when the cluster cannot be made.
+  static annulus::Result<std::unique_ptr<Rig>> create(const WorkloadOptions& options);
+  Rig(const Rig&) = delete;
+  Rig& operator=(const Rig&) = delete;
+  ~Rig();
+
+  /// Inserts every record once, and comes to rest. The figures are those of the inserts.
+  annulus::Result<Result> load();
+  /// The mix for warm-up and measurement; then comes to rest.
+  annulus::Result<Result> measure(const Mix& mix);
+  /// Compares the replicas' states and ends all threads. Puts the verdict into `result`.
+  Status finish(Result& result);
+
+ private:
+  struct Reading;
+  explicit Rig(const WorkloadOptions& options);
+  Reading read() const;
+  /// Waits until nothing is outstanding. Fails if that takes longer, or a reply was wrong.
+  Status come_to_rest(double seconds) const;
+  Result result_of(const Mix& mix, const Reading& before, const Reading& after) const;
+
+  /// Removed, with what is in it, when the rig is.
+  struct Scratch {
+    std::string path;
+    ~Scratch();
+  };
+
+  const WorkloadOptions options_;
+  Scratch scratch_;
+  Load load_;  // the cluster polls it and goes first
+  std::unique_ptr<tools::Cluster> cluster_;
+};
+
+/// All of it: load, measure, finish.
 annulus::Result<Result> run_workload(const WorkloadOptions& options);
 
 }  // namespace annulus::bench

@@ -2,14 +2,14 @@
 
 namespace annulus::bench {
 
-std::optional<WorkloadOptions> ycsb_workload(char letter, std::uint64_t records) {
-  WorkloadOptions options;
+std::optional<WorkloadOptions> ycsb_workload(char letter, const WorkloadOptions& base) {
+  WorkloadOptions options = base;
   options.experiment = "ycsb";
   options.label = std::string("workload ") + letter;
   LoadOptions& load = options.load;
-  load.keys = records;
   load.key_bytes = 24;
   load.value_bytes = 1'000;
+  load.field_bytes = 100;
   load.distribution = Distribution::kZipfian;
   switch (letter) {
     case 'A':
@@ -27,7 +27,6 @@ std::optional<WorkloadOptions> ycsb_workload(char letter, std::uint64_t records)
       break;
     case 'E':
       load.service = ServiceKind::kBtree;
-      load.service_id = 2;
       load.mix = {.read = 0, .update = 0, .insert = 5, .scan = 95};
       load.scan_entries_max = 100;
       load.scan_length_uniform = true;

@@ -260,6 +260,68 @@ TEST(Transaction, IsOneAtomicCommandAndOneArray) {
   EXPECT_EQ(pool.available(), pool.count());
 }
 
+TEST(Request, FlushAllIsOneAtomicCommandOfBothServices) {
+  Preparer p;
+  EXPECT_EQ(p.prepare({"FLUSHALL", "ASYNC"}), "");
+  EXPECT_EQ(p.request->service(), statemachine::kSystemService);
+  EXPECT_EQ(p.request->flags(), 0);
+  std::vector<statemachine::AtomicCommand> parts(4);
+  std::uint32_t count = 0;
+  ASSERT_TRUE(statemachine::parse_atomic(std::as_bytes(std::span{p.body}), parts, count));
+  ASSERT_EQ(count, 2u);
+  EXPECT_EQ(parts[0].service, 1);
+  EXPECT_EQ(parts[0].body[0], static_cast<std::byte>(statemachine::kv::KvOp::kClear));
+  EXPECT_EQ(parts[1].service, 2);
+  EXPECT_EQ(parts[1].body[0], static_cast<std::byte>(statemachine::btree::BtreeOp::kClear));
+
+  EXPECT_EQ(p.prepare({"FLUSHDB"}), "");
+  EXPECT_EQ(p.request->service(), 1);
+  p.request = std::make_unique<Request>(ServiceIds{.kv = 1});
+  EXPECT_EQ(p.prepare({"FLUSHALL"}), "");
+  EXPECT_EQ(p.request->service(), 1);
+}
+
+TEST(Transaction, TakesThePartsOfFlushAllAndAnswersItOnce) {
+  ChunkPool pool(64);
+  Preparer p;
+  Transaction transaction;
+  std::vector<std::byte> scratch(65'536);
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"FLUSHALL"}, {"BT.COUNT", "0", "9"}, {"FLUSHALL"}}) {
+    p.prepare(words);
+    ASSERT_TRUE(transaction.add(pool, *p.request, scratch, 1'000));
+  }
+  std::string body(transaction.body_bytes(), '\0');
+  transaction.encode(std::as_writable_bytes(std::span{body}));
+  std::vector<statemachine::AtomicCommand> parts(8);
+  std::uint32_t count = 0;
+  ASSERT_TRUE(statemachine::parse_atomic(std::as_bytes(std::span{body}), parts, count));
+  ASSERT_EQ(count, 5u);
+  EXPECT_EQ(parts[2].body[0], static_cast<std::byte>(statemachine::btree::BtreeOp::kCount));
+
+  // The second part of the last one fails.
+  std::string reply;
+  for (std::uint16_t part = 0; part < 5; ++part) {
+    statemachine::ReplyEntry entry{};
+    entry.status =
+        static_cast<std::uint16_t>(part == 4 ? CommandStatus::kNoSpace : CommandStatus::kOk);
+    entry.bytes = part == 2 ? 8 : 0;
+    reply.append(reinterpret_cast<const char*>(&entry), sizeof(entry));
+    if (part == 2) reply += std::string("\x07\0\0\0\0\0\0\0", 8);
+  }
+  ByteChain notes = transaction.take_notes();
+  const std::string flat = text_of(notes);
+  ByteChain out;
+  RespWriter writer(out, pool, false);
+  Echo local;
+  render_transaction(flat, CommandStatus::kOk, std::as_bytes(std::span{reply}), local, writer);
+  const std::string wanted = "*3\r\n+OK\r\n:7\r\n-";
+  EXPECT_EQ(text_of(out).substr(0, wanted.size()), wanted);
+  notes.clear(pool);
+  out.clear(pool);
+  transaction.clear(pool);
+}
+
 TEST(Transaction, OfReadsIsARead) {
   ChunkPool pool(64);
   Preparer p;

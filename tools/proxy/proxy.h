@@ -3,7 +3,7 @@
 // of one connection are ordered as sent, because one client submits them all in that order.
 //
 // Key-value and B-tree commands work on separate key spaces, so WRONGTYPE does not arise, and
-// FLUSHALL empties the first only.
+// FLUSHDB empties the first only; FLUSHALL empties both, as one atomic command.
 #pragma once
 
 #include <sys/epoll.h>

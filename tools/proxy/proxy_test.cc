@@ -13,22 +13,18 @@
 #include <string>
 #include <vector>
 
-#include "consensus/node.h"
-#include "dataplane/local/local_transport.h"
 #include "statemachine/kv/kv.h"
 #include "statemachine/worker.h"
+#include "tests/support/local_ring.h"
 
 namespace annulus::proxy {
 namespace {
 
 using consensus::Endpoint;
 using consensus::NodeId;
+using support::LocalRing;
 
-constexpr std::uint64_t kCluster = 5;
-constexpr Endpoint kGroup{0xef000001, 4000};
-constexpr std::uint32_t kReplicas = 2;
-
-Endpoint endpoint_of(std::uint32_t i) { return {0x0a000001 + i, 4000}; }
+constexpr std::uint32_t kReplicas = LocalRing::kLearners;
 
 std::string encode(const std::vector<std::string>& command) {
   std::string text = "*" + std::to_string(command.size()) + "\r\n";
@@ -40,16 +36,15 @@ std::string encode(const std::vector<std::string>& command) {
 
 class Replica {
  public:
-  Replica(std::uint32_t index, NodeId id, const consensus::Configuration& configuration,
-          dataplane::Transport& transport)
-      : kv_({.service = 1, .limit_bytes = 64u << 20}) {
+  Replica(std::uint32_t index, LocalRing& ring) : kv_({.service = 1, .limit_bytes = 64u << 20}) {
+    dataplane::Transport& transport = ring.fabric.transport(LocalRing::kAcceptors + index);
     consensus::LearnerNodeOptions network;
-    network.identity = {kCluster, 0, id, 1};
+    network.identity = LocalRing::identity(LocalRing::kAcceptors + index);
     network_ = std::make_unique<consensus::LearnerNode>(
-        network, configuration, transport,
+        network, ring.configuration, transport,
         consensus::LearnerNode::Rings{deliveries_, replies_, proposals_});
     statemachine::WorkerOptions options;
-    options.node = id;
+    options.node = network.identity.node;
     options.epoch = 1;
     options.sessions = {.sessions_max = 1'024, .segment_bytes = 1u << 20, .segments_max = 64};
     options.replies.replica = static_cast<std::uint16_t>(index);
@@ -116,29 +111,8 @@ class Socket {
 class ProxyTest : public testing::Test {
  protected:
   ProxyTest() {
-    configuration_.group = kGroup;
-    std::vector<Endpoint> endpoints;
-    for (std::uint32_t i = 0; i < 6; ++i) endpoints.push_back(endpoint_of(i));
-    for (std::uint32_t i = 0; i < 3; ++i) {
-      configuration_.acceptors.push_back({NodeId{i + 1}, endpoints[i]});
-    }
-    for (std::uint32_t i = 3; i < 3 + kReplicas; ++i) {
-      configuration_.learners.push_back({NodeId{i + 1}, endpoints[i], consensus::kAllPartitions});
-    }
-    switch_ = std::make_unique<dataplane::LocalSwitch>(endpoints, dataplane::LocalOptions{});
-    for (std::uint32_t i = 0; i < 3 + kReplicas; ++i) {
-      EXPECT_TRUE(switch_->transport(i).join(kGroup).ok());
-    }
-    for (std::uint32_t i = 0; i < 3; ++i) {
-      consensus::AcceptorNodeOptions options;
-      options.identity = {kCluster, 0, NodeId{i + 1}, 1};
-      options.coordinate = i == 0;
-      acceptors_.push_back(std::make_unique<consensus::AcceptorNode>(options, configuration_,
-                                                                     switch_->transport(i)));
-    }
     for (std::uint32_t i = 0; i < kReplicas; ++i) {
-      replicas_.push_back(
-          std::make_unique<Replica>(i, NodeId{i + 4}, configuration_, switch_->transport(i + 3)));
+      replicas_.push_back(std::make_unique<Replica>(i, ring_));
     }
     options_.port = 0;
     options_.clients_max = 64;
@@ -146,22 +120,23 @@ class ProxyTest : public testing::Test {
   }
   ~ProxyTest() override {
     // Who holds values before who made them.
-    acceptors_.clear();
+    ring_.acceptors.clear();
     replicas_.clear();
-    switch_->clear();
+    ring_.fabric.clear();
   }
 
   void start() {
     statemachine::ClientOptions client;
-    client.cluster = kCluster;
-    auto proxy = Proxy::create(options_, client, configuration_, switch_->transport(5));
+    client.cluster = LocalRing::kCluster;
+    auto proxy = Proxy::create(options_, client, ring_.configuration,
+                               ring_.fabric.transport(LocalRing::kProposer));
     ASSERT_TRUE(proxy.ok()) << proxy.error().message;
     proxy_ = std::move(proxy).value();
   }
   void turn(Nanos step = 10 * kMicrosecond) {
     now_ += step;
     if (alive_) {
-      for (auto& acceptor : acceptors_) acceptor->poll(now_, 64);
+      for (auto& acceptor : ring_.acceptors) acceptor->poll(now_, 64);
       for (auto& replica : replicas_) replica->poll(now_);
     }
     proxy_->poll(now_, 64);
@@ -194,9 +169,7 @@ class ProxyTest : public testing::Test {
 
   Nanos now_ = kSecond;
   bool alive_ = true;
-  consensus::Configuration configuration_;
-  std::unique_ptr<dataplane::LocalSwitch> switch_;
-  std::vector<std::unique_ptr<consensus::AcceptorNode>> acceptors_;
+  LocalRing ring_;
   std::vector<std::unique_ptr<Replica>> replicas_;
   ProxyOptions options_;
   std::unique_ptr<Proxy> proxy_;
@@ -240,7 +213,8 @@ TEST_F(ProxyTest, WithoutAClusterSaysSoInTimeAndRecovers) {
       [&] {
         return ask(socket, encode({"SET", "k", "v"}), 5) == "+OK\r\n";
       },
-      100));
+      100, 5 * kMillisecond))
+      << "not found within half a second of its return";
   expect_answer(other, encode({"GET", "k"}), "$1\r\nv\r\n");
 }
 
@@ -357,8 +331,8 @@ TEST(ProxyCreate, SaysWhatIsWrongWithTheAddress) {
   dataplane::LocalSwitch network({&endpoint, 1}, dataplane::LocalOptions{});
   statemachine::ClientOptions client;
   consensus::Configuration configuration;
-  configuration.acceptors.push_back({NodeId{1}, endpoint_of(1)});
-  configuration.learners.push_back({NodeId{2}, endpoint_of(2), consensus::kAllPartitions});
+  configuration.acceptors.push_back({NodeId{1}, LocalRing::endpoint(1)});
+  configuration.learners.push_back({NodeId{2}, LocalRing::endpoint(2), consensus::kAllPartitions});
   auto bad = Proxy::create(options, client, configuration, network.transport(0));
   ASSERT_FALSE(bad.ok());
   EXPECT_NE(bad.error().message.find("'example' is not an IPv4 address"), std::string::npos);

@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cstdio>
+#include <cstring>
 
 namespace annulus::proxy {
 namespace {
@@ -57,6 +58,21 @@ bool parse_set_options(std::span<const std::string_view> arguments, SetOptions& 
     }
   }
   return true;
+}
+
+/// A request as part of an atomic command.
+template <typename AnyRequest>
+std::uint32_t part_bytes(const AnyRequest& request) {
+  return static_cast<std::uint32_t>(sizeof(statemachine::AtomicPart) +
+                                    statemachine::padded(body_bytes(request)));
+}
+template <typename AnyRequest>
+void write_part(std::uint8_t service, const AnyRequest& request, std::byte* to) {
+  statemachine::AtomicPart part{};
+  part.service = service;
+  part.bytes = body_bytes(request);
+  std::memcpy(to, &part, sizeof(part));
+  encode(request, {to + sizeof(part), part.bytes});
 }
 
 }  // namespace
@@ -149,7 +165,7 @@ std::string_view Request::prepare_kv(CommandId id, Strings arguments) {
       return finish_kv();
     case CommandId::kFlushAll:
     case CommandId::kFlushDb:
-      return prepare_flush(arguments);
+      return prepare_flush(id, arguments);
     case CommandId::kSetNx:
     case CommandId::kGetSet:
       kv_.op = KvOp::kPut;
@@ -185,7 +201,8 @@ std::string_view Request::prepare_kv(CommandId id, Strings arguments) {
   }
 }
 
-std::string_view Request::prepare_flush(Strings arguments) {
+/// FLUSHDB empties the key-value service, FLUSHALL all there is, as one atomic command.
+std::string_view Request::prepare_flush(CommandId id, Strings arguments) {
   const bool known = arguments.size() == 1 ||
                      (arguments.size() == 2 && (equals_ignoring_case(arguments[1], "ASYNC") ||
                                                 equals_ignoring_case(arguments[1], "SYNC")));
@@ -193,7 +210,12 @@ std::string_view Request::prepare_flush(Strings arguments) {
   kv_.key = {};
   kv_.op = KvOp::kClear;
   shape_ = ReplyShape::kOk;
-  return finish_kv();
+  const std::string_view error = finish_kv();
+  if (id == CommandId::kFlushDb || services_.btree == 0) return error;
+  service_ = statemachine::kSystemService;
+  btree_ = {.op = BtreeOp::kClear};
+  body_bytes_ = sizeof(statemachine::AtomicHead) + part_bytes(kv_) + part_bytes(btree_);
+  return {};
 }
 
 /// INCR, DECR, INCRBY, DECRBY.
@@ -306,7 +328,19 @@ std::string_view Request::prepare_btree(CommandId id, Strings arguments) {
   return {};
 }
 
+void Request::encode_clear_all(std::span<std::byte> body) const {
+  std::memset(body.data(), 0, body.size());  // padding too
+  statemachine::AtomicHead head{};
+  head.kind = static_cast<std::uint8_t>(statemachine::SystemCommand::kAtomic);
+  head.count = 2;
+  std::memcpy(body.data(), &head, sizeof(head));
+  std::byte* const parts = body.data() + sizeof(head);
+  write_part(services_.kv, kv_, parts);
+  write_part(services_.btree, btree_, parts + part_bytes(kv_));
+}
+
 void Request::encode(std::span<std::byte> body) const {
+  if (service_ == statemachine::kSystemService) return encode_clear_all(body);
   if (service_ == services_.kv) {
     statemachine::kv::encode(kv_, body);
   } else {

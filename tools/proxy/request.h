@@ -43,6 +43,7 @@ class Request {
   /// otherwise the error for the client, valid until the next call.
   std::string_view prepare(const CommandInfo& command, std::span<const std::string_view> arguments);
 
+  /// The system service for what is an atomic command itself (FLUSHALL).
   std::uint8_t service() const { return service_; }
   std::uint8_t flags() const { return flags_; }  // of statemachine::CommandFlag
   ReplyShape shape() const { return shape_; }
@@ -57,10 +58,11 @@ class Request {
   std::string_view prepare_set(Strings arguments);
   std::string_view prepare_sum(CommandId id, Strings arguments);
   std::string_view prepare_range(CommandId id, Strings arguments);
-  std::string_view prepare_flush(Strings arguments);
+  std::string_view prepare_flush(CommandId id, Strings arguments);
   std::string_view prepare_many(CommandId id, Strings arguments);
   std::string_view prepare_btree(CommandId id, Strings arguments);
   std::string_view finish_kv();
+  void encode_clear_all(std::span<std::byte> body) const;
   std::string_view key_error(std::size_t bytes);
   std::string_view value_error(std::size_t bytes, std::uint32_t bytes_max);
 

@@ -10,25 +10,14 @@ namespace {
 
 using statemachine::CommandStatus;
 
-/// Before each command's body in the atomic command.
-struct EntryHead {
-  std::uint8_t service;
-  std::uint8_t zero[3];
-  u32le bytes;
-};
-static_assert(sizeof(EntryHead) == 8);
-
-struct AtomicHead {
-  std::uint8_t kind;
-  std::uint8_t zero[3];
-  u32le count;
-};
-static_assert(sizeof(AtomicHead) == 8);
+using statemachine::AtomicHead;
+using statemachine::AtomicPart;
 
 /// How one queued command is answered; after a local one's note, its arguments: length and bytes.
 struct Note {
   std::uint8_t local;
   std::uint8_t shape;
+  u16le replies;  // parts of the atomic command that it stands for
   u16le arguments;
 };
 
@@ -72,6 +61,18 @@ bool next_reply(std::span<const std::byte>& rest, CommandStatus& status,
   return true;
 }
 
+/// The next `count` replies as one: the status of the first that went wrong, the last one's bytes.
+bool next_replies(std::span<const std::byte>& rest, std::uint32_t count, CommandStatus& status,
+                  std::span<const std::byte>& reply) {
+  status = CommandStatus::kOk;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    CommandStatus one{};
+    if (!next_reply(rest, one, reply)) return false;
+    if (status == CommandStatus::kOk) status = one;
+  }
+  return true;
+}
+
 std::uint32_t count_notes(std::span<const char> flat) {
   std::uint32_t count = 0;
   for (Cursor notes(flat); !notes.done(); ++count) {
@@ -86,23 +87,35 @@ std::uint32_t count_notes(std::span<const char> flat) {
 bool Transaction::add(ChunkPool& pool, const Request& request, std::span<std::byte> scratch,
                       std::uint32_t body_bytes_max) {
   const std::uint32_t bytes = request.body_bytes();
+  // An atomic command does not nest: the parts of one become parts of this.
+  const bool compound = request.service() == statemachine::kSystemService;
+  const std::uint32_t padding = statemachine::padded(bytes) - bytes;
   const std::uint64_t total =
-      std::uint64_t{body_bytes()} + sizeof(EntryHead) + statemachine::padded(bytes);
+      std::uint64_t{body_bytes()} + bytes + padding + (compound ? 0 : sizeof(AtomicPart));
   if (bytes > scratch.size() || total > body_bytes_max) return false;
   if (notes_.bytes() + sizeof(Note) > kNotesBytesMax) return false;
   request.encode(scratch.first(bytes));
-  EntryHead head{};
-  head.service = request.service();
-  head.bytes = bytes;
   Note note{};
   note.shape = static_cast<std::uint8_t>(request.shape());
+  note.replies = 1;
+  bool fits = true;
+  if (compound) {
+    AtomicHead head{};
+    std::memcpy(&head, scratch.data(), sizeof(head));
+    note.replies = static_cast<std::uint16_t>(head.count);
+    fits = entries_.append(pool, view_of(scratch.data() + sizeof(head), bytes - sizeof(head)));
+  } else {
+    AtomicPart part{};
+    part.service = request.service();
+    part.bytes = bytes;
+    fits = entries_.append(pool, view_of(&part, sizeof(part))) &&
+           entries_.append(pool, view_of(scratch.data(), bytes));
+  }
   constexpr char kZeros[8] = {};
   ++count_;
-  ++replicated_;
+  replicated_ += note.replies;
   writes_ = writes_ || (request.flags() & statemachine::kReadOnly) == 0;
-  return entries_.append(pool, view_of(&head, sizeof(head))) &&
-         entries_.append(pool, view_of(scratch.data(), bytes)) &&
-         entries_.append(pool, {kZeros, statemachine::padded(bytes) - bytes}) &&
+  return fits && entries_.append(pool, {kZeros, padding}) &&
          notes_.append(pool, view_of(&note, sizeof(note)));
 }
 
@@ -166,7 +179,7 @@ void render_transaction(std::span<const char> flat, CommandStatus status,
     std::span<const std::byte> answer;
     if (note.local != 0) {
       local.execute(arguments, writer);
-    } else if (next_reply(reply, one, answer)) {
+    } else if (next_replies(reply, note.replies, one, answer)) {
       render_reply(static_cast<ReplyShape>(note.shape), one, answer, writer);
     } else {
       writer.error(error_text(CommandStatus::kReplyDropped));

@@ -1,0 +1,378 @@
+// What an acceptor and its coordinator may say before their log has written, and what they know
+// after it was read back.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/support/acceptor_fixture.h"
+#include "tests/support/coordinator_fixture.h"
+
+namespace annulus::consensus {
+namespace {
+
+using namespace support;
+
+constexpr std::uint64_t kPlenty = 1ull << 40;
+
+class DurableAcceptorTest : public AcceptorTest {
+ protected:
+  void start_durable(std::uint32_t acceptors, std::uint32_t self,
+                     const RecoveredAcceptor& recovered = {}, std::uint32_t retain = 1'024) {
+    configuration_ = configuration(acceptors);
+    AcceptorOptions options;
+    options.retain = retain;
+    options.fragment_bytes = Frames::kFragment;
+    options.fingerprint = 5;
+    options.durable = true;
+    acceptor_ = std::make_unique<Acceptor>(configuration_, self, options, pool_);
+    acceptor_->restore(recovered);
+    route_ = Route(configuration_, 0);
+    written(0);
+  }
+  /// The log has written everything up to `number`.
+  void written(std::uint64_t number, std::uint64_t space = kPlenty) {
+    acceptor_->on_durable({.durable = number, .space = space}, now_, effects_);
+  }
+  std::uint64_t last_kept() {
+    return effects_.keeps().empty() ? 0 : effects_.keeps().back().number;
+  }
+  static RecoveredAcceptor::Accept accept(Instance instance, Ballot of, const Content& content) {
+    const auto bytes = content.bytes.bytes();
+    return {instance, of, content.value, {bytes.begin(), bytes.end()}};
+  }
+};
+
+TEST_F(DurableAcceptorTest, PromiseIsToldOnlyOnceItIsDurable) {
+  start_durable(3, 1);
+  phase1a(ballot(5));
+  EXPECT_EQ(effects_.size(), 0u);
+  ASSERT_EQ(effects_.keeps().size(), 1u);
+  EXPECT_EQ(effects_.keeps()[0].ballot, ballot(5));
+  EXPECT_EQ(effects_.keeps()[0].instance, Instance{});
+  phase1a(ballot(5));  // repeated: kept once, and still not told
+  EXPECT_EQ(effects_.keeps().size(), 1u);
+  EXPECT_EQ(effects_.size(), 0u);
+  written(1);
+  EXPECT_EQ(sent(effects_, MessageType::kPhase1B).size(), 1u);
+}
+
+TEST_F(DurableAcceptorTest, OvertakenPromiseIsNotTold) {
+  start_durable(3, 1);
+  phase1a(ballot(5));
+  phase1a(ballot(6, 2));
+  written(1);
+  EXPECT_EQ(effects_.size(), 0u);
+  written(2);
+  const auto answers = sent(effects_, MessageType::kPhase1B);
+  ASSERT_EQ(answers.size(), 1u);
+  EXPECT_EQ(message_of<Phase1B>(*answers[0]).ballot, raw(ballot(6, 2)));
+}
+
+TEST_F(DurableAcceptorTest, WriteStartsWithThePhase2AAndTheVoteFollowsIt) {
+  start_durable(3, 1);
+  const Content content = frames_.content(1);
+  propose(at(1), content);
+  ASSERT_EQ(effects_.keeps().size(), 2u);  // the promise that the proposal implies, and the accept
+  EXPECT_EQ(effects_.keeps()[1].instance, at(1));
+  EXPECT_EQ(effects_.keeps()[1].value, content.value);
+  EXPECT_TRUE(votes_sent(0).empty());
+  written(1);
+  EXPECT_TRUE(votes_sent(0).empty());
+  written(2);
+  EXPECT_EQ(votes_sent(0), (std::map<std::uint64_t, std::uint32_t>{{1, 0b010}}));
+}
+
+TEST_F(DurableAcceptorTest, ValueNotWhollyThereIsNotKept) {
+  start_durable(3, 1);
+  fragment(at(1), frames_.content(1, 3'000), 0);
+  ASSERT_EQ(effects_.keeps().size(), 1u);
+  EXPECT_EQ(effects_.keeps()[0].instance, Instance{});
+}
+
+TEST_F(DurableAcceptorTest, VotesOfTheRingWaitForTheOwnWrite) {
+  start_durable(5, 2);  // the middle of the ring {1, 2, 0}
+  const Content content = frames_.content(1);
+  propose(at(1), content);
+  vote(at(1), content, just(1), 1);
+  EXPECT_TRUE(votes_sent(0).empty());
+  written(last_kept());
+  EXPECT_EQ(votes_sent(0), (std::map<std::uint64_t, std::uint32_t>{{1, 0b110}}));
+}
+
+TEST_F(DurableAcceptorTest, NeitherPulledNorRepeatedNorLateVotesPassTheWrite) {
+  start_durable(3, 2);  // a spare
+  const Content content = frames_.content(1);
+  propose(at(1), content);
+  propose(at(1), content);
+  acceptor_->on_pull(frames_.pull(acceptor_id(0), PullKind::kVote, ballot(1), {{1ull, 0ull}}),
+                     effects_);
+  pass(kSecond);
+  EXPECT_TRUE(votes_sent(0).empty());
+  written(last_kept());
+  pass(kSecond);
+  EXPECT_EQ(votes_sent(0), (std::map<std::uint64_t, std::uint32_t>{{1, 0b100}}));
+}
+
+TEST_F(DurableAcceptorTest, AcceptThatWasReplacedBeforeItWasWrittenIsNotVotedFor) {
+  start_durable(3, 1);
+  propose(at(1), frames_.content(1));
+  const std::uint64_t first = last_kept();
+  route_ = Route(configuration_, 2);
+  propose(at(1), frames_.content(2), ballot(2, 2));
+  const std::uint64_t second = last_kept();
+  written(first);
+  EXPECT_TRUE(votes_sent(0).empty());
+  EXPECT_TRUE(votes_sent(2).empty());
+  written(second);
+  acceptor_->flush(effects_);
+  // Acceptor 2 coordinates: its ring is {0, 2}, and this one a spare.
+  pass(kSecond);
+  EXPECT_EQ(votes_sent(2), (std::map<std::uint64_t, std::uint32_t>{{1, 0b010}}));
+}
+
+TEST_F(DurableAcceptorTest, FullLogTakesNoProposalsButPromises) {
+  start_durable(3, 1);
+  written(0, 1'000);
+  propose(at(1), frames_.content(1));
+  EXPECT_EQ(count(AcceptorCounter::kDropLogFull), 1u);
+  EXPECT_EQ(acceptor_->accepted(at(1)).ballot, kNoBallot);
+  phase1a(ballot(3));
+  EXPECT_EQ(effects_.keeps().back().ballot, ballot(3));
+  written(last_kept());
+  propose(at(1), frames_.content(1), ballot(3));
+  EXPECT_EQ(acceptor_->accepted(at(1)).ballot, ballot(3));
+}
+
+TEST_F(DurableAcceptorTest, NothingLeavesMemoryBeforeItIsDurable) {
+  start_durable(3, 1, {}, 1'024);
+  std::uint64_t i = 1;
+  for (; i <= 1'022; ++i) {
+    propose(at(i), frames_.content(i), ballot(1), {ballot(1), at(1), at(i)});
+    effects_.clear();
+  }
+  EXPECT_EQ(count(AcceptorCounter::kDropLogBusy), 0u);
+  for (; i <= 1'100; ++i) propose(at(i), frames_.content(i), ballot(1), {ballot(1), at(1), at(i)});
+  EXPECT_GT(count(AcceptorCounter::kDropLogBusy), 0u);
+  EXPECT_NE(acceptor_->accepted(at(1)).ballot, kNoBallot);
+  written(1'023);
+  while (acceptor_->awaits_log() && effects_.size() != 0) {
+    effects_.clear();
+    written(1'023);
+  }
+  for (i = 1'023; i <= 1'100; ++i) {
+    propose(at(i), frames_.content(i), ballot(1), {ballot(1), at(1), at(i)});
+    effects_.clear();
+  }
+  EXPECT_EQ(acceptor_->accepted(at(1)).ballot, kNoBallot);
+  EXPECT_EQ(acceptor_->trimmed_below(), kFirstInstance);  // T22: it is in the log
+  acceptor_->on_pull(frames_.pull(learner_id(0), PullKind::kValue, kNoBallot, {{1ull, ~0ull}}),
+                     effects_);
+  ASSERT_EQ(effects_.reads().size(), 1u);
+  EXPECT_EQ(effects_.reads()[0].instance, at(1));
+  EXPECT_TRUE(sent(effects_, MessageType::kTrimmed).empty());
+}
+
+TEST_F(DurableAcceptorTest, ValueReadFromTheLogIsSentAsChosen) {
+  RecoveredAcceptor recovered;
+  recovered.chosen_below = at(100);
+  start_durable(3, 1, recovered);
+  const Content content = frames_.content(7, 3'500);
+  acceptor_->on_read(
+      {{at(7), 0b101, endpoint_of(learner_id(0))}, ballot(1), content.value, content.bytes},
+      effects_);
+  const auto values = sent(effects_, MessageType::kValue);
+  ASSERT_EQ(values.size(), 2u);
+  EXPECT_EQ(message_of<ValueMessage>(*values[0]).chosen, 1);
+  frames_.carry(acceptor_id(1), *values[0]);
+}
+
+TEST_F(DurableAcceptorTest, RestoredAcceptorSpeaksWithItsPromiseAndVotes) {
+  const Content content = frames_.content(1);
+  RecoveredAcceptor recovered;
+  recovered.promised = ballot(5);
+  recovered.chosen_below = at(10);
+  recovered.accepted = {accept(at(10), ballot(4), content), accept(at(12), ballot(5), content)};
+  start_durable(3, 1, recovered);
+  propose(at(11), frames_.content(3), ballot(4));
+  EXPECT_EQ(sent(effects_, MessageType::kReject).size(), 1u);
+  phase1a(ballot(6));
+  written(last_kept());
+  const auto all = reported();
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_EQ(all[0].instance, 10u);
+  EXPECT_EQ(all[0].ballot, raw(ballot(4)));
+  EXPECT_EQ(all[1].instance, 12u);
+  EXPECT_EQ(from_wire(all[1].value), content.value);
+  // What is below is decided, and must not be taken for empty.
+  EXPECT_EQ(message_of<Phase1B>(*sent(effects_, MessageType::kPhase1B)[0]).chosen_below, 10u);
+  EXPECT_EQ(acceptor_->accepted(at(12)).bytes->size(), 100u);
+}
+
+TEST_F(DurableAcceptorTest, DamagedRangeIsReportedUnknownUntilAcceptedAgain) {
+  RecoveredAcceptor recovered;
+  recovered.promised = ballot(5);
+  recovered.chosen_below = at(10);
+  recovered.unknown = {at(8), at(20)};
+  start_durable(3, 1, recovered);
+  phase1a(ballot(6));
+  written(last_kept());
+  auto answers = sent(effects_, MessageType::kPhase1B);
+  ASSERT_EQ(answers.size(), 1u);
+  EXPECT_EQ(message_of<Phase1B>(*answers[0]).unknown_from, 10u);
+  EXPECT_EQ(message_of<Phase1B>(*answers[0]).unknown_below, 20u);
+  effects_.clear();
+  // At the ballot promised it may accept: whatever it lost was at a lower one.
+  propose(at(11), frames_.content(1), ballot(6));
+  phase1a(ballot(7));
+  written(last_kept());
+  ASSERT_EQ(reported().size(), 1u);
+  EXPECT_EQ(reported()[0].instance, 11u);
+}
+
+TEST_F(DurableAcceptorTest, LostChosenValuesAreAskedForAndKeptAgain) {
+  RecoveredAcceptor recovered;
+  recovered.promised = ballot(5);
+  recovered.chosen_below = at(10);
+  recovered.missing = {at(3), at(4)};
+  start_durable(3, 1, recovered);
+  pass(kMillisecond);
+  ASSERT_EQ(sent(effects_, MessageType::kPull).size(), 2u);
+  effects_.clear();
+  const Content content = frames_.content(3, 3'000);
+  for (std::uint32_t i = 0; i < Frames::fragments(content); ++i) {
+    EXPECT_TRUE(effects_.keeps().empty());
+    acceptor_->on_value(frames_.value(acceptor_id(2), at(3), ballot(2), content, true, {}, i), now_,
+                        effects_);
+  }
+  ASSERT_EQ(effects_.keeps().size(), 1u);
+  EXPECT_EQ(effects_.keeps()[0].instance, at(3));
+  EXPECT_EQ(effects_.keeps()[0].value, content.value);
+  EXPECT_EQ(count(AcceptorCounter::kValuesMended), 1u);
+  // One that nobody knows chosen is not taken for the decided one.
+  acceptor_->on_value(frames_.value(acceptor_id(2), at(4), ballot(2), frames_.content(4), false),
+                      now_, effects_);
+  EXPECT_EQ(effects_.keeps().size(), 1u);
+}
+
+TEST_F(DurableAcceptorTest, ValueThatAReadFindsDamagedIsMended) {
+  RecoveredAcceptor recovered;
+  recovered.chosen_below = at(10);
+  start_durable(3, 1, recovered);
+  acceptor_->on_read({{at(3), 1, endpoint_of(learner_id(0))}, kNoBallot, {}, {}}, effects_);
+  EXPECT_TRUE(sent(effects_, MessageType::kValue).empty());
+  pass(kMillisecond);
+  EXPECT_EQ(sent(effects_, MessageType::kPull).size(), 1u);
+}
+
+// --- The coordinator, beside a durable acceptor
+
+class DurableCoordinatorTest : public CoordinatorTest {
+ protected:
+  void start_durable(std::uint32_t acceptors, const RecoveredAcceptor& recovered = {}) {
+    configuration_ = configuration(acceptors);
+    AcceptorOptions acceptor_options;
+    CoordinatorOptions options;
+    acceptor_options.fragment_bytes = options.fragment_bytes = Frames::kFragment;
+    acceptor_options.durable = true;
+    acceptor_ = std::make_unique<Acceptor>(configuration_, 0, acceptor_options, pool_);
+    acceptor_->restore(recovered);
+    coordinator_ = std::make_unique<Coordinator>(configuration_, 0, options, *acceptor_, pool_);
+    written(0);
+  }
+  void written(std::uint64_t number) {
+    acceptor_->on_durable({.durable = number, .space = kPlenty}, now_, effects_);
+    coordinator_->on_durable(now_, effects_);
+  }
+};
+
+TEST_F(DurableCoordinatorTest, BallotIsNotHeardOfBeforeItsPromiseIsDurable) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  pass(100 * kMillisecond);
+  EXPECT_TRUE(sent(effects_, MessageType::kPhase1A).empty());
+  written(1);
+  EXPECT_EQ(sent(effects_, MessageType::kPhase1A).size(), 2u);
+}
+
+TEST_F(DurableCoordinatorTest, BallotIsAboveEveryOneOfItsEarlierLife) {
+  RecoveredAcceptor recovered;
+  recovered.promised = ballot(7);
+  start_durable(3, recovered);
+  coordinator_->start(now_, effects_);
+  EXPECT_GT(coordinator_->ballot(), ballot(7));
+}
+
+TEST_F(DurableCoordinatorTest, OwnVoteCountsOnlyOnceItIsDurable) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  written(1);
+  promise(1, {});
+  ASSERT_TRUE(coordinator_->active());
+  submit(1, 2);
+  turn();
+  vote_for(1, 2);
+  EXPECT_EQ(coordinator_->decided_below(), at(1));
+  written(2);
+  EXPECT_EQ(coordinator_->decided_below(), at(2));
+  written(3);
+  EXPECT_EQ(coordinator_->decided_below(), at(3));
+}
+
+TEST_F(DurableCoordinatorTest, SlowDiskOfTheCoordinatorIsNotWaitedFor) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  written(1);
+  promise(1, {});
+  submit(1, 1);
+  turn();
+  vote_for(1, 1, 1);
+  vote_for(1, 1, 2);
+  EXPECT_EQ(coordinator_->decided_below(), at(2));
+}
+
+TEST_F(DurableCoordinatorTest, DamagedPromiseIsNotCountedWhereItIsUnknown) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  written(1);
+  unknown_ = {at(3), at(9)};
+  promise(1, {accepted(at(1), ballot(1, 1), frames_.content(1).value)});
+  EXPECT_FALSE(coordinator_->active());
+  EXPECT_EQ(count(CoordinatorCounter::kPhase1Unknown), 1u);
+  // Its own log may be whole, but a majority must know each instance.
+  unknown_ = {};
+  const Content content = frames_.content(5);
+  promise(2, {accepted(at(5), ballot(1, 1), content.value)});
+  value(2, at(5), ballot(1, 1), content);
+  value(1, at(1), ballot(1, 1), frames_.content(1));
+  EXPECT_TRUE(coordinator_->active());
+}
+
+TEST_F(DurableCoordinatorTest, DamageIsForgottenWhereItIsMendedOrListed) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  written(1);
+  unknown_ = {at(1), at(2)};
+  const Content content = frames_.content(1);
+  promise(1, {accepted(at(1), ballot(1, 1), content.value)});  // accepted since
+  value(1, at(1), ballot(1, 1), content);
+  EXPECT_TRUE(coordinator_->active());
+}
+
+TEST_F(DurableCoordinatorTest, WhoDidNotKnowIsAskedAgain) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  written(1);
+  unknown_ = {at(1), at(9)};
+  promise(1, {});
+  effects_.clear();
+  pass(20 * kMillisecond);
+  std::set<std::uint32_t> asked;
+  for (Outgoing* out : sent(effects_, MessageType::kPhase1A)) asked.insert(out->to.address);
+  EXPECT_EQ(asked.size(), 2u);
+  unknown_ = {};
+  promise(1, {}, kFirstInstance, 0, 1, 2);
+  EXPECT_TRUE(coordinator_->active());
+}
+
+}  // namespace
+}  // namespace annulus::consensus

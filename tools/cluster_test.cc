@@ -1,0 +1,78 @@
+// A whole cluster in one process, its stages spread over every CPU there is: what embedders run,
+// and what ThreadSanitizer watches.
+#include "tools/cluster.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "dataplane/core_map.h"
+#include "statemachine/kv/kv_codec.h"
+
+namespace annulus::tools {
+namespace {
+
+using statemachine::CommandStatus;
+namespace kv = statemachine::kv;
+
+ClusterOptions on_every_cpu() {
+  ClusterOptions options;
+  options.service_names = {{"kv", 64}};
+  options.services = service_factory(options.service_names);
+  const std::string all = dataplane::to_cpu_list(dataplane::this_host().cpus);
+  for (const char* role : {"acceptor", "learner", "worker"}) options.process.cores[role] = all;
+  options.process.idle = "yield";
+  return options;
+}
+
+std::vector<std::byte> increment(const std::string& key) {
+  kv::KvRequest request;
+  request.op = kv::KvOp::kIncrement;
+  request.key = std::as_bytes(std::span(key));
+  request.first = 1;
+  std::vector<std::byte> body(kv::body_bytes(request));
+  kv::encode(request, body);
+  return body;
+}
+
+/// Counts `key` up to `rounds`; every reply must be the next number.
+void count_up(statemachine::BlockingClient& client, const std::string& key, int rounds) {
+  const std::vector<std::byte> body = increment(key);
+  for (std::int64_t i = 1; i <= rounds; ++i) {
+    const auto reply = client.call(1, 0, body);
+    ASSERT_TRUE(reply) << reply.error().message;
+    ASSERT_EQ(reply->status, CommandStatus::kOk);
+    ASSERT_EQ(kv::decode_integer(reply->bytes), i);
+  }
+}
+
+TEST(EmbeddedCluster, ExecutesOnceAndAlikeOnEveryReplica) {
+  auto made = Cluster::create(on_every_cpu());
+  ASSERT_TRUE(made) << made.error().message;
+  Cluster& cluster = *made.value();
+  statemachine::BlockingClient& one = cluster.make_blocking_client();
+  statemachine::BlockingClient& other = cluster.make_blocking_client();
+  ASSERT_TRUE(cluster.start().ok());
+  std::thread beside([&] { count_up(other, "other", 300); });
+  count_up(one, "one", 300);
+  beside.join();
+  const auto hashes = cluster.state_hashes();
+  ASSERT_TRUE(hashes) << hashes.error().message;
+  ASSERT_EQ(hashes->size(), 2u);
+  for (const statemachine::StateHashes& each : *hashes) {
+    EXPECT_EQ(each.kept, each.recomputed);
+    EXPECT_EQ(each.recomputed, hashes->front().recomputed);
+  }
+  cluster.stop();
+}
+
+TEST(EmbeddedCluster, RefusesAnEvenNumberOfAcceptors) {
+  ClusterOptions options = on_every_cpu();
+  options.acceptors = 2;
+  const auto made = Cluster::create(options);
+  ASSERT_FALSE(made);
+  EXPECT_NE(made.error().message.find("odd number of acceptors"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace annulus::tools
