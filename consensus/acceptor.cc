@@ -24,6 +24,7 @@ Acceptor::Acceptor(const Configuration& configuration, std::uint32_t self,
 
 void Acceptor::raise_promise(Ballot ballot, Effects& effects) {
   if (ballot <= promised_) return;
+  flush_votes(effects);  // cast before, and told of by the promise: they must not seem to follow it
   promised_ = ballot;
   if (!options_.durable) return;
   promise_number_ = ++number_;

@@ -135,6 +135,7 @@ class Acceptor {
   };
   const Credit& credit(std::uint32_t learner) const { return credits_[learner]; }
 
+  std::uint32_t retain() const { return options_.retain; }
   Nanos ring_p99() const { return ring_delay_.p99(); }
   dataplane::Counters<AcceptorCounter>& counters() { return counters_; }
 

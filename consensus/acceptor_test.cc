@@ -126,7 +126,16 @@ TEST_F(AcceptorTest, Phase1BReportsWhatItKnowsChosenWhileItHasIt) {
   const auto all = reported();
   ASSERT_EQ(all.size(), 7u);
   EXPECT_EQ(all[0].instance, 4u);
-  EXPECT_EQ(message_of<Phase1B>(effects_.frames()[0]).chosen_below, 4u);
+  EXPECT_EQ(message_of<Phase1B>(*sent(effects_, MessageType::kPhase1B)[0]).chosen_below, 4u);
+}
+
+TEST_F(AcceptorTest, VotesGatheredBeforeAPromiseLeaveBeforeIt) {
+  start(3, 1);
+  propose(at(1), frames_.content(1));
+  phase1a(ballot(2, 2), at(1));
+  ASSERT_EQ(effects_.size(), 2u);
+  EXPECT_EQ(effects_.frames()[0].type, MessageType::kPhase2B);
+  EXPECT_EQ(effects_.frames()[1].type, MessageType::kPhase1B);
 }
 
 TEST_F(AcceptorTest, Phase1BSaysTrimmedNeverEmpty) {

@@ -12,6 +12,13 @@ namespace {
 constexpr Nanos kTellWithin = 20 * kMicrosecond;
 /// Instances decided in a row without the vote of a ring member before the ring goes around it.
 constexpr std::uint32_t kSilentMax = 16;
+/// A learner whose node lives reports more often than this, even while it cannot move; longer than
+/// hosts make their processes wait, or memory is cleared for a table that grows.
+constexpr Nanos kLearnerSilentMax = 50 * kMillisecond;
+/// One that reports and does not move is stuck.
+constexpr Nanos kLearnerIdleMax = kSecond;
+/// A timer that was late by more than this says that this node did not run.
+constexpr Nanos kAbsence = kMillisecond;
 
 }  // namespace
 
@@ -45,14 +52,6 @@ void Coordinator::observe(Ballot ballot) {
 
 void Coordinator::on_submit(const Received& in, Nanos now) { streams_.on_submit(in, now); }
 
-Instance Coordinator::credit_below() const {
-  Instance below{~std::uint64_t{0}};
-  for (const Learner& learner : learners_) {
-    if (learner.in_set) below = std::min(below, learner.delivered_below + options_.learner_window);
-  }
-  return below;
-}
-
 void Coordinator::propose_all(Nanos now, Effects& effects) {
   const Instance credit = credit_below();
   bool blocked = false;
@@ -81,7 +80,7 @@ void Coordinator::propose_all(Nanos now, Effects& effects) {
   }
   if (effects.room() < Effects::kPerStepMax) schedule(now);
   if (!blocked) blocked_since_ = kNever;
-  if (blocked && blocked_since_ == kNever) blocked_since_ = now;
+  if (blocked && blocked_since_ == kNever) blocked_since_ = awake(now);
   if (blocked) schedule(now + learner_stall());
 }
 
@@ -255,44 +254,87 @@ void Coordinator::send_decision(bool repeated, Nanos now, Effects& effects) {
 
 // --- Credits
 
+/// How far a learner lets proposals go.
+Instance Coordinator::credit_below(const Learner& learner) const {
+  switch (learner.standing) {
+    case Standing::kInSet:
+      return learner.delivered_below + options_.learner_window;
+    case Standing::kTrailing:
+      if (DEFECT(kTrailingOutrun)) break;
+      return learner.delivered_below + acceptor_.retain();
+    case Standing::kGone:
+      break;
+  }
+  return Instance{~std::uint64_t{0}};
+}
+
+Instance Coordinator::credit_below() const {
+  Instance below{~std::uint64_t{0}};
+  for (const Learner& learner : learners_) below = std::min(below, credit_below(learner));
+  return below;
+}
+
+void Coordinator::on_learner_status(std::uint32_t learner, Instance delivered_below, Nanos now) {
+  if (learner < configuration_.learners.size()) learners_[learner].heard = awake(now);
+  on_credit(learner, delivered_below, now);
+}
+
 void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nanos now) {
   if (learner >= configuration_.learners.size()) return;
   Learner& state = learners_[learner];
   if (state.known && delivered_below <= state.delivered_below) return;
   state.known = true;
   state.delivered_below = delivered_below;
-  state.progressed = now;
-  if (state.in_set) return;
+  state.progressed = state.heard = awake(now);
+  if (state.standing == Standing::kInSet) return;
   Instance fastest = delivered_below;
   for (const Learner& other : learners_) fastest = std::max(fastest, other.delivered_below);
-  if (delivered_below + options_.learner_window / 2 < fastest) return;
-  state.in_set = true;
-  counters_[CoordinatorCounter::kLearnersBack].add();
+  if (delivered_below + options_.learner_window / 2 >= fastest) {
+    state.standing = Standing::kInSet;
+    counters_[CoordinatorCounter::kLearnersBack].add();
+  } else if (delivered_below + acceptor_.retain() > next_) {
+    state.standing = Standing::kTrailing;
+  }
 }
 
 Nanos Coordinator::learner_stall() const {
   return std::clamp<Nanos>(8 * vote_delay_.p99(), 2 * kMillisecond, 200 * kMillisecond);
 }
 
-void Coordinator::drop_blocking_learners(Nanos now) {
+void Coordinator::await_learners(Nanos now) {
   if (blocked_since_ == kNever) return;
-  const Nanos stall = learner_stall();
   for (Learner& learner : learners_) {
-    if (!learner.in_set || learner.delivered_below + options_.learner_window > next_) continue;
-    const Nanos since = std::max(blocked_since_, learner.progressed);
-    if (now - since < stall) {
-      schedule(since + stall);
-      continue;
-    }
-    learner.in_set = false;
-    counters_[CoordinatorCounter::kLearnersLeft].add();
+    if (credit_below(learner) <= next_) await(learner, now);
   }
+}
+
+/// Decides about a learner that blocks.
+void Coordinator::await(Learner& learner, Nanos now) {
+  const Nanos idle = awake(now) - std::max(blocked_since_, learner.progressed);
+  const Nanos stall = learner_stall();
+  if (learner.standing == Standing::kInSet) {
+    if (idle < stall) return schedule(now + stall - idle);
+    learner.standing = Standing::kTrailing;
+    counters_[CoordinatorCounter::kLearnersLeft].add();
+    if (credit_below(learner) > next_) return;
+  }
+  // It moves, if slowly: it is let come near again, or it would be a whole log behind for ever.
+  if (awake(now) - learner.progressed < stall) {
+    learner.standing = Standing::kInSet;
+    counters_[CoordinatorCounter::kLearnersAwaited].add();
+    return schedule(now + stall);
+  }
+  const Nanos silence = awake(now) - learner.heard;
+  if (silence < kLearnerSilentMax && idle < kLearnerIdleMax) return schedule(now + kMillisecond);
+  learner.standing = Standing::kGone;
+  counters_[CoordinatorCounter::kLearnersGone].add();
 }
 
 // --- Timers
 
 void Coordinator::tick(Nanos now, Effects& effects) {
   if (now < deadline_ || state_ == State::kIdle) return;
+  if (now - deadline_ > kAbsence) absent_ += now - deadline_;
   deadline_ = kNever;
   if (state_ == State::kPhase1 && now >= phase1_retry_at_) send_phase1a(now, effects);
   if (state_ == State::kCollecting && now >= phase1_retry_at_) collect(now, effects);
@@ -300,7 +342,7 @@ void Coordinator::tick(Nanos now, Effects& effects) {
     schedule(phase1_retry_at_);
     return;
   }
-  drop_blocking_learners(now);
+  await_learners(now);
   repeat_undecided(now, effects);
   if (now >= heartbeat_at_) {
     counters_[CoordinatorCounter::kHeartbeats].add();
@@ -362,12 +404,30 @@ namespace annulus::dataplane {
 
 template <>
 const std::array<const char*, static_cast<std::size_t>(consensus::CoordinatorCounter::kCount)>
-    CounterNames<consensus::CoordinatorCounter>::names = {
-        "elections_started", "elections_won",        "stepped_down",          "proposals",
-        "decided",           "decided_by_spare",     "decisions_piggybacked", "decisions_flushed",
-        "heartbeats",        "votes_pulled",         "proposals_repeated",    "rerouted",
-        "window_full",       "credit_blocked",       "learners_left",         "learners_back",
-        "values_recovered",  "holes_filled",         "values_pulled",         "phase1_unknown",
-        "drop_stale_vote",   "drop_mismatched_vote", "drop_too_far_behind"};
+    CounterNames<consensus::CoordinatorCounter>::names = {"elections_started",
+                                                          "elections_won",
+                                                          "stepped_down",
+                                                          "proposals",
+                                                          "decided",
+                                                          "decided_by_spare",
+                                                          "decisions_piggybacked",
+                                                          "decisions_flushed",
+                                                          "heartbeats",
+                                                          "votes_pulled",
+                                                          "proposals_repeated",
+                                                          "rerouted",
+                                                          "window_full",
+                                                          "credit_blocked",
+                                                          "learners_left",
+                                                          "learners_back",
+                                                          "learners_awaited",
+                                                          "learners_gone",
+                                                          "values_recovered",
+                                                          "holes_filled",
+                                                          "values_pulled",
+                                                          "phase1_unknown",
+                                                          "drop_stale_vote",
+                                                          "drop_mismatched_vote",
+                                                          "drop_too_far_behind"};
 
 }  // namespace annulus::dataplane

@@ -11,6 +11,8 @@
 // - At most `window` instances are undecided, and none is more than `learner_window` past the
 //   slowest learner in the credit set. A slow learner slows; one that blocks the window without
 //   progress leaves the set, and comes back when it is within half a window of the fastest.
+// - Whoever has left the set is still waited for before the acceptors forget what it needs, as long
+//   as it is heard of: only a learner that is silent, or stands still for long, loses its place.
 // - A missing vote is pulled from the ring predecessor first, then the proposal is repeated.
 // - A ring member whose votes stay out is left out of the route of later proposals.
 #pragma once
@@ -47,8 +49,10 @@ enum class CoordinatorCounter : std::uint8_t {
   kRerouted,  // the ring was led around a silent member
   kWindowFull,
   kCreditBlocked,
-  kLearnersLeft,
-  kLearnersBack,
+  kLearnersLeft,     // the credit set
+  kLearnersBack,     // in it
+  kLearnersAwaited,  // taken back before the acceptors would have forgotten what they need
+  kLearnersGone,     // nobody waits for them any more
   kValuesRecovered,
   kHolesFilled,
   kValuesPulled,
@@ -83,7 +87,10 @@ class Coordinator {
   void on_phase1b(const Received& in, Nanos now, Effects& effects);
   void on_phase2b(const Received& in, Nanos now);
   void on_value(const Received& in, Nanos now, Effects& effects);
+  /// A learner's progress, however it became known.
   void on_credit(std::uint32_t learner, Instance delivered_below, Nanos now);
+  /// A learner's own report: shows that it lives, even without progress.
+  void on_learner_status(std::uint32_t learner, Instance delivered_below, Nanos now);
 
   /// Proposes what may be proposed, tells decisions, acknowledges. Once per burst.
   void flush(Nanos now, Effects& effects);
@@ -117,11 +124,18 @@ class Coordinator {
     std::uint32_t holder = 0;  // an acceptor that reported it
     AcceptorSet listed{};      // all that reported an accept
   };
+  enum class Standing : std::uint8_t {
+    kGone,      // not waited for
+    kTrailing,  // waited for before the acceptors forget what it needs
+    kInSet,     // waited for before its window overflows
+  };
+  /// Times are by awake().
   struct Learner {
     bool known = false;
-    bool in_set = false;
+    Standing standing = Standing::kGone;
     Instance delivered_below = kFirstInstance;
     Nanos progressed = 0;
+    Nanos heard = 0;
   };
 
   Slot& slot(Instance instance) { return slots_[raw(instance) & (slots_.size() - 1)]; }
@@ -152,8 +166,12 @@ class Coordinator {
   void send_decision(bool repeated, Nanos now, Effects& effects);
   void repeat_undecided(Nanos now, Effects& effects);
   void pull_votes(Nanos now, Effects& effects);
-  void drop_blocking_learners(Nanos now);
+  Instance credit_below(const Learner& learner) const;
   Instance credit_below() const;
+  void await_learners(Nanos now);
+  void await(Learner& learner, Nanos now);
+  /// Time without that in which this node did not run: nobody is blamed for what it did not hear.
+  Nanos awake(Nanos now) const { return now - absent_; }
   Decided decided() const { return {ballot_, from_, decided_below_}; }
   Nanos learner_stall() const;
   void schedule(Nanos at) { deadline_ = at < deadline_ ? at : deadline_; }
@@ -199,7 +217,8 @@ class Coordinator {
   Nanos tell_by_ = kNever;
   Nanos heartbeat_at_ = kNever;
   Nanos heartbeat_gap_ = kMillisecond;
-  Nanos blocked_since_ = kNever;
+  Nanos blocked_since_ = kNever;  // by awake()
+  Nanos absent_ = 0;              // in all; see awake()
   bool proposed_this_burst_ = false;
 
   std::array<Learner, kLearnersMax> learners_{};

@@ -309,6 +309,105 @@ TEST_F(CoordinatorTest, SlowLearnerSlowsAndAStoppedOneLeavesTheSetAndReturns) {
   EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 3u);
 }
 
+// The learner that stopped lost its place in the set; what it lacks must not be lost to it as well.
+class TrailingLearnerTest : public CoordinatorTest {
+ protected:
+  static constexpr std::uint64_t kRetain = 1'024;  // of the acceptors
+  static constexpr std::uint64_t kFirst = 9;       // what the learner has delivered up to
+
+  /// One learner stands still, the other follows, until nothing is proposed any more.
+  void fall_behind() {
+    CoordinatorOptions options;
+    options.learner_window = 16;
+    start(3, options);
+    elect();
+    coordinator_->on_learner_status(0, at(1), now_);
+    coordinator_->on_learner_status(1, at(kFirst), now_);
+    for (int i = 0; i < 3'000 && next() < kFirst + kRetain; ++i) {
+      const std::uint64_t before = next();
+      feed(1);
+      if (next() != before) continue;
+      alive();
+      pass(25 * kMillisecond);  // as long as it takes to leave the set
+      ASSERT_EQ(count(CoordinatorCounter::kLearnersLeft), 1u);
+    }
+    feed(5);
+    EXPECT_EQ(next(), kFirst + kRetain);
+  }
+  std::uint64_t next() const { return raw(coordinator_->next_instance()); }
+  /// Values come, are decided, and delivered by the other learner.
+  void feed(int values) {
+    for (int i = 0; i < values; ++i) {
+      submit(frames_.content(++sequence_));
+      turn();
+      const std::uint64_t undecided = raw(coordinator_->decided_below());
+      if (next() > undecided) vote_for(undecided, next() - 1);
+      coordinator_->on_learner_status(0, at(next()), now_);
+      effects_.clear();
+    }
+  }
+  void alive() { coordinator_->on_learner_status(1, at(kFirst), now_); }
+
+  std::uint64_t sequence_ = 0;
+};
+
+TEST_F(TrailingLearnerTest, IsWaitedForBeforeTheAcceptorsForget) {
+  fall_behind();
+  for (int i = 0; i < 20; ++i) {
+    alive();
+    pass(20 * kMillisecond);
+    feed(1);
+  }
+  EXPECT_EQ(next(), kFirst + kRetain);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+}
+
+TEST_F(TrailingLearnerTest, IsLetComeNearOnceItMoves) {
+  fall_behind();
+  std::uint64_t delivered = kFirst;
+  for (int i = 0; i < 30; ++i) {
+    coordinator_->on_learner_status(1, at(++delivered), now_);
+    feed(2);
+    pass(kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersAwaited), 1u);
+  EXPECT_LT(next(), delivered + kRetain);  // it would stay a log behind for ever
+  coordinator_->on_learner_status(1, at(next() - 10), now_);
+  const std::uint64_t before = next();
+  feed(5);
+  EXPECT_EQ(next(), before + 6);
+}
+
+TEST_F(TrailingLearnerTest, IsGivenUpWhenSilentAndComesBackIfTheLogStillHasWhatItNeeds) {
+  fall_behind();
+  pass(60 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+  const std::uint64_t before = next();
+  feed(5);
+  EXPECT_EQ(next(), before + 5);
+  coordinator_->on_learner_status(1, at(kFirst + 20), now_);
+  feed(25);
+  EXPECT_EQ(next(), kFirst + 20 + kRetain);
+}
+
+TEST_F(TrailingLearnerTest, IsGivenUpWhenItReportsButStandsStill) {
+  fall_behind();
+  for (int i = 0; i < 110; ++i) {
+    alive();
+    pass(10 * kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, AbsenceOfTheCoordinatorItselfIsNobodysSilence) {
+  fall_behind();
+  now_ += 200 * kMillisecond;  // not polled
+  turn();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  pass(60 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
 TEST_F(CoordinatorTest, CreditComesInVotesAndOldCreditTakesNothingBack) {
   CoordinatorOptions options;
   options.learner_window = 16;

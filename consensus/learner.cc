@@ -11,6 +11,8 @@ constexpr Nanos kPullFirst = 200 * kMicrosecond;
 constexpr Nanos kPullAgain = 2 * kMillisecond;
 /// A learner without news says where it is this often, for coordinators that are new.
 constexpr Nanos kStatusIdle = 50 * kMillisecond;
+/// And this often while it has something to do, lest it be taken for dead.
+constexpr Nanos kStatusWaiting = 5 * kMillisecond;
 
 }  // namespace
 
@@ -196,15 +198,20 @@ void Learner::tick(Nanos now, Effects& effects) {
 
 void Learner::report(Nanos now, Effects& effects) {
   const bool changed = reported_ != next_;
+  const bool waiting = next_ < std::max(seen_below_, decided_below_);
   reported_ = next_;
-  report_at_ = now + (changed ? options_.status_interval : kStatusIdle);
+  report_at_ = now + (changed ? options_.status_interval : waiting ? kStatusWaiting : kStatusIdle);
   schedule(report_at_);
   counters_[LearnerCounter::kStatusSent].add();
   // Every fourth report goes to another acceptor: the preferential one may be dead.
   const std::size_t count = configuration_.acceptors.size();
   const std::size_t other = reports_++ % 4 == 3 ? reports_ / 4 % count : 0;
-  effects.send_now(configuration_.acceptors[(self_ + other) % count].endpoint,
-                   MessageType::kLearnerStatus, LearnerStatus{raw(next_)});
+  std::size_t to = (self_ + other) % count;
+  // Without progress it is only a sign of life, which nobody can pass on.
+  const auto coordinator = configuration_.acceptor_index(coordinator_of(decided_.ballot));
+  if (!changed && waiting && coordinator) to = *coordinator;
+  effects.send_now(configuration_.acceptors[to].endpoint, MessageType::kLearnerStatus,
+                   LearnerStatus{raw(next_)});
 }
 
 /// Whether the slot of `instance` lacks something, and how to ask for it.

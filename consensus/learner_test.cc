@@ -344,6 +344,18 @@ TEST_F(LearnerTest, CreditIsToldAnEighthOfTheWindowAheadAndRepeatedWhenIdle) {
   EXPECT_LE(told.size(), 13u);
 }
 
+TEST_F(LearnerTest, OneThatCannotMoveTellsTheCoordinatorThatItLives) {
+  start();
+  propose(at(2), frames_.content(2), ballot(1, 2), {ballot(1, 2), at(1), at(2)});
+  pass(kMillisecond);
+  effects_.clear();
+  pass(100 * kMillisecond);
+  const auto told = sent(effects_, MessageType::kLearnerStatus);
+  EXPECT_GE(told.size(), 15u);
+  EXPECT_LE(told.size(), 25u);
+  for (Outgoing* out : told) EXPECT_EQ(out->to, endpoint_of(acceptor_id(2)));
+}
+
 TEST_F(LearnerTest, CreditGoesToOthersTooForThePreferentialAcceptorMayBeDead) {
   start(5);
   pass(3 * kSecond);

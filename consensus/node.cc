@@ -216,7 +216,7 @@ void AcceptorNode::on_learner_status(const Received& in, Nanos now) {
   }
   const Instance below{message<LearnerStatus>(in.frame).delivered_below.get()};
   acceptor_.on_learner_status(*learner, below);
-  coordinator_.on_credit(*learner, below, now);
+  coordinator_.on_learner_status(*learner, below, now);
 }
 
 void AcceptorNode::add_counters(dataplane::Registry& registry, const std::string& node) {

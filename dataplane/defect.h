@@ -41,6 +41,7 @@ enum class Defect : std::uint8_t {
   kReplyPartsMixed,            // T8: frames of two replies to one value are put together
   kRefusalBelieved,            // a repeated command refused is reported as not executed
   kMuteVotes,                  // T5: an acceptor that lost its memory takes part again
+  kTrailingOutrun,             // a slow learner is not waited for before the acceptors forget
   kCount,
 };
 
@@ -75,6 +76,7 @@ constexpr std::array<const char*, static_cast<std::size_t>(Defect::kCount)> kDef
     "reply-parts-mixed",
     "refusal-believed",
     "mute-votes",
+    "trailing-outrun",
 };
 
 #ifdef ANNULUS_SIMULATION

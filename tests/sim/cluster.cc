@@ -77,6 +77,7 @@ ClusterPlan draw_plan(Rng& rng) {
   if (rng.coin()) plan.base.duplicate_ppm = static_cast<std::uint32_t>(rng.below(20'000));
   if (rng.coin()) plan.base.reorder_ppm = static_cast<std::uint32_t>(rng.below(30'000));
   if (rng.coin()) plan.base.flip_ppm = static_cast<std::uint32_t>(rng.below(2'000));
+  plan.retain = pick(rng, {consensus::kUndecidedMax, 4'096u});
   return plan;
 }
 
@@ -181,7 +182,7 @@ void Cluster::add_learners() {
         world_);
     world_.add_stage(machine.node.get(), nodes_, machine.transport->index());
     world_.add_stage(machine.tap.get(), nodes_, kNoEnd);
-    world_.add_stage(&machine.replica->worker, nodes_++, kNoEnd);
+    executing_stages_.push_back(world_.add_stage(&machine.replica->worker, nodes_++, kNoEnd));
     stages_ += 3;
     learners_.push_back(std::move(machine));
   }

@@ -137,6 +137,8 @@ class Cluster {
     return static_cast<std::uint32_t>(acceptors_.size() + learners_.size());
   }
   std::uint32_t stages() const { return stages_; }
+  /// That of each replica which executes.
+  const std::vector<std::uint32_t>& executing_stages() const { return executing_stages_; }
   std::uint32_t nodes() const { return nodes_; }
   std::uint32_t replicas() const { return static_cast<std::uint32_t>(learners_.size()); }
   ProtocolChecker& checker() { return checker_; }
@@ -177,6 +179,7 @@ class Cluster {
   std::map<std::uint64_t, std::uint32_t> client_of_epoch_;
   std::map<std::string, std::uint64_t> counted_;
   std::uint32_t stages_ = 0;
+  std::vector<std::uint32_t> executing_stages_;
   std::uint32_t nodes_ = 0;
 };
 

@@ -250,6 +250,17 @@ void plan_one(Plan& plan) {
   plan.faults.push_back(fault);
 }
 
+/// What executes at one replica stands still until the others have filled the acceptors' memory.
+void plan_slow_replica(Plan& plan) {
+  const FaultOptions& options = plan.options;
+  const auto replica = static_cast<std::uint32_t>(plan.rng.below(options.replicas));
+  const Nanos start = plan.micros(1'000, 40'000);
+  plan.faults.push_back({.kind = FaultKind::kStall,
+                         .start = start,
+                         .end = start + plan.micros(100'000, 400'000),
+                         .a = options.executing_stages[replica]});
+}
+
 }  // namespace
 
 const FaultWeights kUsualFaults = {10, 6, 6, 10, 6, 8, 8, 6, 6, 6, 8, 18, 4, 3, 0, 0, 8};
@@ -295,6 +306,7 @@ std::vector<Fault> plan_faults(Rng& rng, const FaultOptions& options) {
     plan.at += rng.between(10 * kMicrosecond, options.gap_max);
     plan_one(plan);
   }
+  if (rng.chance(100'000)) plan_slow_replica(plan);
   std::stable_sort(plan.faults.begin(), plan.faults.end(),
                    [](const Fault& a, const Fault& b) { return a.start < b.start; });
   return std::move(plan.faults);

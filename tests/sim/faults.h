@@ -65,6 +65,7 @@ struct FaultOptions {
   std::uint32_t acceptors = 0;
   std::uint32_t nodes = 0;     // the first are acceptors, then replicas, then clients
   std::uint32_t replicas = 0;  // the last of them never crashes
+  std::vector<std::uint32_t> executing_stages;  // one of each replica
 };
 
 /// One line for people.

@@ -15,6 +15,9 @@ FaultOptions options_of(std::uint32_t acceptors) {
   options.ends = options.node_ends + 6;
   options.nodes = options.ends;
   options.stages = options.nodes + 8;
+  for (std::uint32_t i = 0; i < options.replicas; ++i) {
+    options.executing_stages.push_back(acceptors + 3 * i + 2);
+  }
   return options;
 }
 

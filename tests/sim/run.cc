@@ -42,6 +42,7 @@ struct Scene {
     wanted.stages = cluster.stages();
     wanted.acceptors = cluster.acceptors();
     wanted.replicas = cluster.replicas();
+    wanted.executing_stages = cluster.executing_stages();
     wanted.nodes = cluster.nodes();
     faults = plan_faults(rng, wanted);
   }
