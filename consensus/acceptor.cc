@@ -248,6 +248,10 @@ void Acceptor::vote_accepted(Slot& place, Effects& effects) {
     counters_[AcceptorCounter::kParkedReleased].add();
     vote(place, place.votes | just(self_), *successor, effects);
   } else if (!route.contains(self_)) {
+    // Passed on from node to node, a proposal is known to come round only if all it reaches say so.
+    if (configuration_.dissemination == Dissemination::kRing) {
+      vote(place, just(self_), route.coordinator(), effects);
+    }
     schedule(place.accepted_at + ring_delay_.p99());
   }
 }

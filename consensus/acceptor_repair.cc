@@ -36,7 +36,7 @@ void Acceptor::on_pull(const Received& in, Effects& effects) {
   const auto kind = static_cast<PullKind>(m.kind);
   if (kind == PullKind::kDecision) {
     counters_[AcceptorCounter::kDecisionsSent].add();
-    effects.send_now(in.from, MessageType::kDecision, Decision{to_wire(decided_)});
+    effects.send_now(in.from, MessageType::kDecision, Decision{to_wire(decided_), 0u});
     return;
   }
   bool told_trimmed = false;

@@ -12,13 +12,16 @@ namespace {
 constexpr Nanos kTellWithin = 20 * kMicrosecond;
 /// Instances decided in a row without the vote of a ring member before the ring goes around it.
 constexpr std::uint32_t kSilentMax = 16;
+/// How long a ring that failed is not used; longer if it fails again at once.
+constexpr Nanos kBrokenFirst = 100 * kMillisecond;
+constexpr Nanos kBrokenMax = 10 * kSecond;
 /// A learner whose node lives reports more often than this, even while it cannot move; longer than
 /// hosts make their processes wait, or memory is cleared for a table that grows.
 constexpr Nanos kLearnerSilentMax = 50 * kMillisecond;
 /// One that reports and does not move is stuck.
 constexpr Nanos kLearnerIdleMax = kSecond;
-/// A timer that was late by more than this says that this node did not run.
-constexpr Nanos kAbsence = kMillisecond;
+/// A proposal repeated this often without a majority for it: whoever coordinates is not heard.
+constexpr std::uint32_t kRepeatsMax = 10;
 
 }  // namespace
 
@@ -41,6 +44,17 @@ void Coordinator::observe(Ballot ballot) {
   highest_seen_ = std::max(highest_seen_, ballot);
   if (state_ == State::kIdle || ballot <= ballot_) return;
   counters_[CoordinatorCounter::kSteppedDown].add();
+  retire();
+}
+
+/// It proposes, and a majority does not answer: perhaps it is heard and cannot hear. Once it is
+/// silent, somebody else is elected.
+void Coordinator::resign() {
+  counters_[CoordinatorCounter::kResigned].add();
+  retire();
+}
+
+void Coordinator::retire() {
   state_ = State::kIdle;
   deadline_ = kNever;
   streams_.clear();
@@ -80,7 +94,7 @@ void Coordinator::propose_all(Nanos now, Effects& effects) {
   }
   if (effects.room() < Effects::kPerStepMax) schedule(now);
   if (!blocked) blocked_since_ = kNever;
-  if (blocked && blocked_since_ == kNever) blocked_since_ = awake(now);
+  if (blocked && blocked_since_ == kNever) blocked_since_ = attention_.awake(now);
   if (blocked) schedule(now + learner_stall());
 }
 
@@ -97,7 +111,7 @@ bool Coordinator::propose(const Value& value, const Slice& bytes, Nanos received
   counters_[CoordinatorCounter::kProposals].add();
   Slot& place = slot(instance);
   place = Slot{value, bytes, {}, received, now, now + 2 * vote_delay_.p99(), 0, false};
-  send_proposal(instance, place, false, effects);
+  send_proposal(instance, place, false, now, effects);
   schedule(place.repeat_at);
   proposal_gap_ += (std::min(now - last_proposed_, kMillisecond) - proposal_gap_) / 8;
   last_proposed_ = now;
@@ -117,8 +131,11 @@ void Coordinator::count_own_votes(Nanos now) {
   }
 }
 
-void Coordinator::send_proposal(Instance instance, const Slot& place, bool repeated,
+void Coordinator::send_proposal(Instance instance, const Slot& place, bool repeated, Nanos now,
                                 Effects& effects) {
+  heartbeat_gap_ = kBusySilence / 2;
+  heartbeat_at_ = now + heartbeat_gap_;
+  schedule(heartbeat_at_);
   const std::uint32_t count = cut(place.value.bytes, options_.fragment_bytes, 0).count;
   Phase2A m{};
   m.instance = raw(instance);
@@ -130,7 +147,7 @@ void Coordinator::send_proposal(Instance instance, const Slot& place, bool repea
     const Fragment fragment = cut(place.value.bytes, options_.fragment_bytes, i);
     m.fragment = to_wire(fragment);
     Outgoing& out = effects.send_to_all_now(MessageType::kPhase2A, m);
-    out.direct = repeated;
+    out.direct = repeated || !ring_whole(now);
     if (place.value.noop()) continue;
     const std::uint32_t offset = fragment.offset();
     out.payload = place.bytes.part(offset, std::min(fragment.bytes, place.value.bytes - offset));
@@ -138,11 +155,41 @@ void Coordinator::send_proposal(Instance instance, const Slot& place, bool repea
   }
 }
 
+/// Whether frames may go from one member to the next (Dissemination::kRing). A dead member passes
+/// nothing on: then everybody is sent a copy, until the ring is tried again.
+bool Coordinator::ring_whole(Nanos now) const {
+  if (now < broken_until_) return false;
+  for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
+    if (i != self_ && voted_below_[i] + kSilentMax < decided_below_) return false;
+  }
+  for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
+    if (learners_[i].standing != Standing::kInSet) return false;
+  }
+  return true;
+}
+
+/// Late votes count as well: they show who got the proposal.
+void Coordinator::note_voters(const Phase2BEntry& entry) {
+  const Instance below = Instance{entry.instance.get()} + 1;
+  for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
+    if ((entry.acceptors >> i & 1) != 0) voted_below_[i] = std::max(voted_below_[i], below);
+  }
+}
+
+/// A proposal did not come round, nor did its votes when they were asked for.
+void Coordinator::note_broken(Nanos now) {
+  if (now < broken_until_) return;
+  broken_for_ = now - broken_until_ > broken_for_ ? kBrokenFirst : 2 * broken_for_;
+  broken_for_ = std::min(broken_for_, kBrokenMax);
+  broken_until_ = now + broken_for_;
+}
+
 void Coordinator::on_phase2b(const Received& in, Nanos now) {
   const auto& m = message<Phase2B>(in.frame);
   if (state_ == State::kActive && Ballot{m.ballot.get()} == ballot_) {
     for (const Phase2BEntry& entry : entries<Phase2BEntry>(m, m.count)) {
       const Instance instance{entry.instance.get()};
+      if (configuration_.dissemination == Dissemination::kRing) note_voters(entry);
       if (instance < decided_below_ || instance >= next_) {
         counters_[CoordinatorCounter::kDropStaleVote].add();
         continue;
@@ -228,7 +275,7 @@ void Coordinator::flush(Nanos now, Effects& effects) {
     propose_all(now, effects);
     if (state_ == State::kActive) tell_decisions(now, effects);
   }
-  if (state_ != State::kIdle) streams_.flush(self_id(), now, effects);
+  if (state_ != State::kIdle) streams_.flush(ballot_, now, effects);
 }
 
 void Coordinator::tell_decisions(Nanos now, Effects& effects) {
@@ -240,12 +287,15 @@ void Coordinator::tell_decisions(Nanos now, Effects& effects) {
     return;
   }
   counters_[CoordinatorCounter::kDecisionsFlushed].add();
-  heartbeat_gap_ = kMillisecond;
+  heartbeat_gap_ = kBusySilence / 2;
   send_decision(false, now, effects);
 }
 
 void Coordinator::send_decision(bool repeated, Nanos now, Effects& effects) {
-  effects.send_to_all_now(MessageType::kDecision, Decision{to_wire(decided())}).direct = repeated;
+  // One heartbeat may be lost.
+  const auto within_us = static_cast<std::uint32_t>(2 * heartbeat_gap_ / kMicrosecond);
+  effects.send_to_all_now(MessageType::kDecision, Decision{to_wire(decided()), within_us}).direct =
+      repeated;
   told_below_ = decided_below_;
   tell_by_ = kNever;
   heartbeat_at_ = now + heartbeat_gap_;
@@ -275,7 +325,7 @@ Instance Coordinator::credit_below() const {
 }
 
 void Coordinator::on_learner_status(std::uint32_t learner, Instance delivered_below, Nanos now) {
-  if (learner < configuration_.learners.size()) learners_[learner].heard = awake(now);
+  if (learner < configuration_.learners.size()) learners_[learner].heard = attention_.awake(now);
   on_credit(learner, delivered_below, now);
 }
 
@@ -285,7 +335,7 @@ void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nan
   if (state.known && delivered_below <= state.delivered_below) return;
   state.known = true;
   state.delivered_below = delivered_below;
-  state.progressed = state.heard = awake(now);
+  state.progressed = state.heard = attention_.awake(now);
   if (state.standing == Standing::kInSet) return;
   Instance fastest = delivered_below;
   for (const Learner& other : learners_) fastest = std::max(fastest, other.delivered_below);
@@ -310,7 +360,7 @@ void Coordinator::await_learners(Nanos now) {
 
 /// Decides about a learner that blocks.
 void Coordinator::await(Learner& learner, Nanos now) {
-  const Nanos idle = awake(now) - std::max(blocked_since_, learner.progressed);
+  const Nanos idle = attention_.awake(now) - std::max(blocked_since_, learner.progressed);
   const Nanos stall = learner_stall();
   if (learner.standing == Standing::kInSet) {
     if (idle < stall) return schedule(now + stall - idle);
@@ -319,12 +369,12 @@ void Coordinator::await(Learner& learner, Nanos now) {
     if (credit_below(learner) > next_) return;
   }
   // It moves, if slowly: it is let come near again, or it would be a whole log behind for ever.
-  if (awake(now) - learner.progressed < stall) {
+  if (attention_.awake(now) - learner.progressed < stall) {
     learner.standing = Standing::kInSet;
     counters_[CoordinatorCounter::kLearnersAwaited].add();
     return schedule(now + stall);
   }
-  const Nanos silence = awake(now) - learner.heard;
+  const Nanos silence = attention_.awake(now) - learner.heard;
   if (silence < kLearnerSilentMax && idle < kLearnerIdleMax) return schedule(now + kMillisecond);
   learner.standing = Standing::kGone;
   counters_[CoordinatorCounter::kLearnersGone].add();
@@ -334,7 +384,7 @@ void Coordinator::await(Learner& learner, Nanos now) {
 
 void Coordinator::tick(Nanos now, Effects& effects) {
   if (now < deadline_ || state_ == State::kIdle) return;
-  if (now - deadline_ > kAbsence) absent_ += now - deadline_;
+  attention_.on_timer(deadline_, now);
   deadline_ = kNever;
   if (state_ == State::kPhase1 && now >= phase1_retry_at_) send_phase1a(now, effects);
   if (state_ == State::kCollecting && now >= phase1_retry_at_) collect(now, effects);
@@ -344,6 +394,7 @@ void Coordinator::tick(Nanos now, Effects& effects) {
   }
   await_learners(now);
   repeat_undecided(now, effects);
+  if (state_ != State::kActive) return;
   if (now >= heartbeat_at_) {
     counters_[CoordinatorCounter::kHeartbeats].add();
     heartbeat_gap_ = std::min(2 * heartbeat_gap_, options_.heartbeat);
@@ -366,12 +417,14 @@ void Coordinator::repeat_undecided(Nanos now, Effects& effects) {
       schedule(now);
       break;
     }
+    if (place.repeats == kRepeatsMax) return resign();
     const Nanos wait = vote_delay_.p99() << std::min(place.repeats + 1, 6u);
     if (place.repeats++ == 0 && route_.size() > 1) {
       pull = true;
     } else {
       counters_[CoordinatorCounter::kProposalsRepeated].add();
-      send_proposal(i, place, true, effects);
+      note_broken(now);
+      send_proposal(i, place, true, now, effects);
     }
     place.repeat_at = now + std::min<Nanos>(wait, kSecond);
     schedule(place.repeat_at);
@@ -407,6 +460,7 @@ const std::array<const char*, static_cast<std::size_t>(consensus::CoordinatorCou
     CounterNames<consensus::CoordinatorCounter>::names = {"elections_started",
                                                           "elections_won",
                                                           "stepped_down",
+                                                          "resigned",
                                                           "proposals",
                                                           "decided",
                                                           "decided_by_spare",

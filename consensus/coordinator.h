@@ -15,6 +15,8 @@
 //   as it is heard of: only a learner that is silent, or stands still for long, loses its place.
 // - A missing vote is pulled from the ring predecessor first, then the proposal is repeated.
 // - A ring member whose votes stay out is left out of the route of later proposals.
+// - It is never silent for longer than it said it would be (election.h), unless it resigns: when no
+//   majority answers, though it is perhaps heard.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +40,7 @@ enum class CoordinatorCounter : std::uint8_t {
   kElectionsStarted,
   kElectionsWon,
   kSteppedDown,
+  kResigned,  // no majority answered
   kProposals,
   kDecided,
   kDecidedBySpare,        // a vote came from outside the ring
@@ -129,7 +132,7 @@ class Coordinator {
     kTrailing,  // waited for before the acceptors forget what it needs
     kInSet,     // waited for before its window overflows
   };
-  /// Times are by awake().
+  /// Times are by attention_.
   struct Learner {
     bool known = false;
     Standing standing = Standing::kGone;
@@ -145,6 +148,8 @@ class Coordinator {
   const Recovered& recovered(Instance instance) const {
     return recovered_[raw(instance) & (recovered_.size() - 1)];
   }
+  void resign();
+  void retire();
   void send_phase1a(Nanos now, Effects& effects);
   void merge(Instance instance, Ballot ballot, const Value& value, std::uint32_t holder);
   void count_promise(std::uint32_t acceptor, Nanos now, Effects& effects);
@@ -157,7 +162,11 @@ class Coordinator {
   void propose_all(Nanos now, Effects& effects);
   /// False, with nothing proposed, if the node's own acceptor does not accept.
   bool propose(const Value& value, const Slice& bytes, Nanos received, Nanos now, Effects& effects);
-  void send_proposal(Instance instance, const Slot& slot, bool repeated, Effects& effects);
+  void send_proposal(Instance instance, const Slot& slot, bool repeated, Nanos now,
+                     Effects& effects);
+  bool ring_whole(Nanos now) const;
+  void note_voters(const Phase2BEntry& entry);
+  void note_broken(Nanos now);
   void add_votes(Instance instance, AcceptorSet votes, Nanos now);
   void note_decided(const Slot& slot, Nanos now);
   void reroute();
@@ -170,8 +179,6 @@ class Coordinator {
   Instance credit_below() const;
   void await_learners(Nanos now);
   void await(Learner& learner, Nanos now);
-  /// Time without that in which this node did not run: nobody is blamed for what it did not hear.
-  Nanos awake(Nanos now) const { return now - absent_; }
   Decided decided() const { return {ballot_, from_, decided_below_}; }
   Nanos learner_stall() const;
   void schedule(Nanos at) { deadline_ = at < deadline_ ? at : deadline_; }
@@ -216,9 +223,12 @@ class Coordinator {
   Nanos proposal_gap_ = kSecond;  // running mean of the time between proposals
   Nanos tell_by_ = kNever;
   Nanos heartbeat_at_ = kNever;
-  Nanos heartbeat_gap_ = kMillisecond;
-  Nanos blocked_since_ = kNever;  // by awake()
-  Nanos absent_ = 0;              // in all; see awake()
+  Nanos heartbeat_gap_ = kBusySilence / 2;
+  std::array<Instance, kAcceptorsMax> voted_below_{};  // by acceptor; see ring_whole()
+  Nanos broken_until_ = 0;
+  Nanos broken_for_ = 0;
+  Attention attention_;
+  Nanos blocked_since_ = kNever;  // by attention_
   bool proposed_this_burst_ = false;
 
   std::array<Learner, kLearnersMax> learners_{};

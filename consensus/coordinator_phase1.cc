@@ -201,7 +201,7 @@ void Coordinator::collect(Nanos now, Effects& effects) {
   state_ = State::kActive;
   next_ = decided_below_ = told_below_ = own_next_ = from_;
   phase1_retry_at_ = kNever;
-  heartbeat_gap_ = kMillisecond;
+  heartbeat_gap_ = kBusySilence / 2;
   heartbeat_at_ = now;
   schedule(now);
 }

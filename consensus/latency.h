@@ -42,4 +42,21 @@ class QuantileEstimate {
   std::uint32_t late_ = 0;
 };
 
+/// A clock that stands still while its owner does not run, so that nobody is blamed for what could
+/// not be heard. Hosts make processes wait, and cores pause, for milliseconds. What tells is a
+/// timer that fires late.
+class Attention {
+ public:
+  /// `deadline` is when the owner wanted to run at the latest. True if it ran much later.
+  bool on_timer(Nanos deadline, Nanos now) {
+    if (now - deadline <= kMillisecond) return false;
+    absent_ += now - deadline;
+    return true;
+  }
+  Nanos awake(Nanos now) const { return now - absent_; }
+
+ private:
+  Nanos absent_ = 0;  // in all
+};
+
 }  // namespace annulus::consensus

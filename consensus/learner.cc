@@ -159,7 +159,9 @@ bool Learner::next(Delivery& delivery) {
       ++next_;
       continue;
     }
-    if (DEFECT(kReplyBeforePrefix) && place.instance != next_ && slot(next_ + 1).chosen) {
+    const Slot& after = slot(next_ + 1);
+    if (DEFECT(kReplyBeforePrefix) && place.instance != next_ && after.instance == next_ + 1 &&
+        after.chosen) {
       ++next_;
       continue;
     }

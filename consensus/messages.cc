@@ -98,10 +98,10 @@ bool bare(const Frame& frame) {
 }  // namespace
 
 const char* to_string(MessageType type) {
-  static constexpr const char* kNames[] = {"none",           "submit",  "submit_ack", "phase1a",
-                                           "phase1b",        "phase2a", "phase2b",    "decision",
-                                           "reject",         "pull",    "value",      "trimmed",
-                                           "learner_status", "reply",   "query"};
+  static constexpr const char* kNames[] = {
+      "none",           "submit",   "submit_ack", "phase1a",  "phase1b",        "phase2a",
+      "phase2b",        "decision", "reject",     "pull",     "value",          "trimmed",
+      "learner_status", "reply",    "query",      "pre_vote", "pre_vote_answer"};
   static_assert(std::size(kNames) == kMessageTypeLast + 1);
   const auto index = static_cast<std::size_t>(type);
   return index <= kMessageTypeLast ? kNames[index] : "unknown";
@@ -160,6 +160,11 @@ bool validate(const Frame& frame, std::uint32_t value_bytes_max) {
       const auto& m = message<Query>(frame);
       return m.value.bytes != 0 && valid_fragment(m.value, m.fragment, payload, value_bytes_max);
     }
+    case MessageType::kPreVote:
+      return bare<PreVote>(frame);
+    case MessageType::kPreVoteAnswer:
+      return bare<PreVoteAnswer>(frame) && message<PreVoteAnswer>(frame).missed <= 1 &&
+             message<PreVoteAnswer>(frame).reserved == decltype(PreVoteAnswer::reserved){};
   }
   return false;
 }

@@ -30,6 +30,7 @@
 #include <span>
 
 #include "consensus/types.h"
+#include "dataplane/clock.h"
 #include "dataplane/frame.h"
 #include "dataplane/transport.h"
 #include "dataplane/wire_int.h"
@@ -54,8 +55,10 @@ enum class MessageType : std::uint8_t {
   kLearnerStatus = 12,  // learner -> its preferential acceptor: credit
   kReply = 13,          // replica -> proposer: replies to the commands of one value
   kQuery = 14,          // proposer -> replica: answer this value's commands if you executed them
+  kPreVote = 15,        // acceptor -> acceptors: do you miss the coordinator, too?
+  kPreVoteAnswer = 16,  // and back
 };
-constexpr std::uint8_t kMessageTypeLast = 14;
+constexpr std::uint8_t kMessageTypeLast = 16;
 const char* to_string(MessageType type);
 
 constexpr std::uint32_t kAcceptorsMax = 15;
@@ -111,7 +114,7 @@ struct SubmitAck {
   u64le epoch;           // of the proposer
   u64le received_below;  // every value below arrived
   u64le limit;           // the proposer may send sequences below this (credit)
-  u32le coordinator;     // whom to send to; not the sender if that is not the coordinator
+  u64le ballot;          // the highest known; its coordinator, if not the sender, is to be sent to
 };
 
 struct Phase1A {
@@ -169,6 +172,20 @@ struct Phase2B {
 
 struct Decision {
   WireDecided decided;
+  u32le within_us;  // the coordinator's next word; 0 from others
+};
+/// After a proposal the coordinator is heard again within this time.
+constexpr Nanos kBusySilence = kMillisecond;
+
+struct PreVote {
+  u64le ballot;    // of the coordinator that is missed
+  u32le question;  // to be repeated in the answer
+};
+struct PreVoteAnswer {
+  u64le ballot;  // the highest that the answerer knows
+  u32le question;
+  std::uint8_t missed;  // 1: it misses the coordinator, too
+  std::array<std::uint8_t, 3> reserved;
 };
 
 struct Reject {

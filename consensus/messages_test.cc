@@ -36,7 +36,7 @@ class MessagesTest : public testing::Test {
     const Route route(configuration(5), 0);
     const WireReplyMaker reply(content);
     add(frames_.submit(content, 3, 1));
-    add(MessageType::kSubmitAck, SubmitAck{1ull, 2ull, 3ull, 4u});
+    add(MessageType::kSubmitAck, SubmitAck{1ull, 2ull, 3ull, 4ull});
     add(MessageType::kPhase1A, Phase1A{5ull, 1ull, 9ull});
     std::vector<Phase1BEntry> reported;
     for (std::uint64_t i = 1; i <= 4; ++i) reported.push_back({i, 3ull, to_wire(content.value)});
@@ -59,6 +59,8 @@ class MessagesTest : public testing::Test {
     const Fragment fragment = cut(5'000, Frames::kFragment, 0);
     add(MessageType::kQuery, Query{to_wire(content.value), to_wire(fragment)},
         content.bytes.part(0, fragment.bytes));
+    add(MessageType::kPreVote, PreVote{5ull, 1u});
+    add(MessageType::kPreVoteAnswer, PreVoteAnswer{5ull, 1u, std::uint8_t{1}, {}});
   }
   struct WireReplyMaker {
     explicit WireReplyMaker(const Content& content)

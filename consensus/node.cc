@@ -55,6 +55,7 @@ AcceptorNode::AcceptorNode(const AcceptorNodeOptions& options, const Configurati
       port_(transport, options.identity, configuration, options.value_bytes_max),
       acceptor_(configuration, self_, durable(options.acceptor, log != nullptr), pool_),
       coordinator_(configuration, self_, options.coordinator, acceptor_, pool_),
+      election_(configuration, self_, log != nullptr ? log->recovered().promised : kNoBallot),
       log_(log),
       start_election_(options.coordinate) {
   if (log_ != nullptr) acceptor_.restore(log_->recovered());
@@ -120,7 +121,7 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
   }
   if (mute()) return {work, kNever};
   if (effects_.room() < 2 * Effects::kPerStepMax) drain(now);
-  if (std::exchange(start_election_, false)) coordinator_.start(now, effects_);
+  elect(now);
   acceptor_.tick(now, effects_);
   drain(now);
   coordinator_.tick(now, effects_);
@@ -128,7 +129,7 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
   if (effects_.room() < 2) drain(now);
   acceptor_.flush(effects_);
   drain(now);
-  Nanos deadline = std::min(acceptor_.deadline(), coordinator_.deadline());
+  Nanos deadline = std::min({acceptor_.deadline(), coordinator_.deadline(), election_.deadline()});
   if (log_ != nullptr) {
     log_->submit(now);
     if (progress_.busy || acceptor_.awaits_log()) deadline = now;
@@ -136,22 +137,38 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
   return {work, deadline};
 }
 
+void AcceptorNode::elect(Nanos now) {
+  const bool missed = election_.tick(!coordinator_.idle(), now, effects_);
+  if (!std::exchange(start_election_, false) && !missed) return;
+  coordinator_.start(now, effects_);
+  election_.on_promised(coordinator_.ballot(), now);
+}
+
+void AcceptorNode::on_phase1a(const Received& in, Nanos now) {
+  acceptor_.on_phase1a(in, effects_);
+  coordinator_.observe(acceptor_.promised());  // not the message's: it may have been refused
+  election_.on_promised(acceptor_.promised(), now);
+}
+
 void AcceptorNode::handle(const Received& in, Nanos now) {
+  const NodeId sender{in.frame.header->sender.get()};
   switch (in.type) {
     case MessageType::kSubmit:
       on_submit(in, now);
       break;
     case MessageType::kPhase1A:
-      acceptor_.on_phase1a(in, effects_);
-      coordinator_.observe(acceptor_.promised());  // not the message's: it may have been refused
+      on_phase1a(in, now);
       break;
     case MessageType::kPhase1B:
       coordinator_.on_phase1b(in, now, effects_);
       break;
-    case MessageType::kPhase2A:
-      coordinator_.observe(Ballot{message<Phase2A>(in.frame).ballot.get()});
+    case MessageType::kPhase2A: {
+      const Ballot ballot{message<Phase2A>(in.frame).ballot.get()};
+      coordinator_.observe(ballot);
+      election_.on_coordinator(sender, ballot, kBusySilence, now);
       acceptor_.on_phase2a(in, now, effects_);
       break;
+    }
     case MessageType::kPhase2B:
       if (coordinator_.active() &&
           Ballot{message<Phase2B>(in.frame).ballot.get()} == coordinator_.ballot()) {
@@ -161,8 +178,10 @@ void AcceptorNode::handle(const Received& in, Nanos now) {
       }
       break;
     case MessageType::kDecision: {
-      const Decided decided = from_wire(message<Decision>(in.frame).decided);
+      const auto& m = message<Decision>(in.frame);
+      const Decided decided = from_wire(m.decided);
       coordinator_.observe(decided.ballot);
+      election_.on_coordinator(sender, decided.ballot, m.within_us * kMicrosecond, now);
       acceptor_.on_decided(decided, now);
       break;
     }
@@ -182,6 +201,12 @@ void AcceptorNode::handle(const Received& in, Nanos now) {
     case MessageType::kLearnerStatus:
       on_learner_status(in, now);
       break;
+    case MessageType::kPreVote:
+      election_.on_pre_vote(in, now, effects_);
+      break;
+    case MessageType::kPreVoteAnswer:
+      election_.on_pre_vote_answer(in, now);
+      break;
     case MessageType::kSubmitAck:
     case MessageType::kReply:
     case MessageType::kQuery:
@@ -195,17 +220,16 @@ void AcceptorNode::on_submit(const Received& in, Nanos now) {
     coordinator_.on_submit(in, now);
     return;
   }
-  const NodeId coordinator =
-      coordinator_of(std::max(acceptor_.promised(), coordinator_.highest_seen()));
+  const Ballot highest = std::max(acceptor_.promised(), coordinator_.highest_seen());
   // Whoever knows of no coordinator but itself, and is none, keeps silent: the client tries others.
-  if (coordinator == options_.identity.node) {
+  if (highest == kNoBallot || coordinator_of(highest) == options_.identity.node) {
     counters_[NodeCounter::kDropNoCoordinator].add();
     return;
   }
   counters_[NodeCounter::kRedirects].add();
   const auto& m = message<Submit>(in.frame);
   effects_.send_now(in.from, MessageType::kSubmitAck,
-                    SubmitAck{m.value.id.epoch, 0ull, 0ull, raw(coordinator)});
+                    SubmitAck{m.value.id.epoch, 0ull, 0ull, raw(highest)});
 }
 
 void AcceptorNode::on_learner_status(const Received& in, Nanos now) {
@@ -223,6 +247,7 @@ void AcceptorNode::add_counters(dataplane::Registry& registry, const std::string
   registry.add(node, "stage.acceptor", stage_counters());
   registry.add(node, "acceptor", acceptor_.counters());
   registry.add(node, "coordinator", coordinator_.counters());
+  registry.add(node, "election", election_.counters());
   registry.add(node, "submit", coordinator_.submit_counters());
   registry.add(node, "port", port_.counters());
   registry.add(node, "transport", port_.transport().counters());
@@ -267,7 +292,7 @@ dataplane::PollResult LearnerNode::poll(Nanos now, std::uint32_t budget) {
   }
   work += deliver(now);
   if (options_.client_server) {
-    direct_.flush(options_.identity.node, now, effects_);
+    direct_.flush(make_ballot(0, options_.identity.node), now, effects_);
   } else {
     learner_.tick(now, effects_);
   }

@@ -1,5 +1,6 @@
 // The network stages of a node: a transport, a port and the roles behind it. AcceptorNode holds an
-// acceptor and, beside it, a coordinator; LearnerNode is a replica's side towards the network.
+// acceptor and, beside it, a coordinator and an election; LearnerNode is a replica's side towards
+// the network.
 #pragma once
 
 #include <atomic>
@@ -10,6 +11,7 @@
 #include "consensus/acceptor.h"
 #include "consensus/coordinator.h"
 #include "consensus/delivery.h"
+#include "consensus/election.h"
 #include "consensus/learner.h"
 #include "consensus/port.h"
 #include "dataplane/spsc_ring.h"
@@ -36,7 +38,8 @@ struct AcceptorNodeOptions {
   std::uint32_t value_bytes_max = 65'536;
   AcceptorOptions acceptor;
   CoordinatorOptions coordinator;
-  /// Runs Phase 1 as soon as it is polled. Exactly one acceptor of a bootstrap.
+  /// Runs Phase 1 as soon as it is polled: one acceptor of a bootstrap, so that nobody has to be
+  /// missed first.
   bool coordinate = false;
   /// A memory acceptor that was started again has lost its promises and votes, and stays silent
   /// (T5). Only the explicit bootstrap of a new cluster starts acceptors that speak.
@@ -70,6 +73,8 @@ class AcceptorNode final : public dataplane::Stage {
   void drain(Nanos now);
   bool poll_log(Nanos now);
   bool mute() const;
+  void elect(Nanos now);
+  void on_phase1a(const Received& in, Nanos now);
   void on_submit(const Received& in, Nanos now);
   void on_learner_status(const Received& in, Nanos now);
 
@@ -80,6 +85,7 @@ class AcceptorNode final : public dataplane::Stage {
   Port port_;
   Acceptor acceptor_;
   Coordinator coordinator_;
+  Election election_;
   Effects effects_;
   AcceptorLog* const log_;  // null: votes live in memory
   LogProgress progress_;

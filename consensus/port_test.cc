@@ -55,7 +55,8 @@ class PortTest : public testing::Test {
   }
   void send_to_all(std::uint32_t from, bool direct = false) {
     Effects effects;
-    effects.send_to_all_now(MessageType::kDecision, Decision{to_wire(Decided{})}).direct = direct;
+    effects.send_to_all_now(MessageType::kDecision, Decision{to_wire(Decided{}), 0u}).direct =
+        direct;
     ports_[from]->send(0, effects);
     EXPECT_EQ(effects.size(), 0u);
   }

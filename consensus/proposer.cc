@@ -15,8 +15,11 @@ constexpr Nanos kPatienceCeiling = 500 * kMillisecond;
 constexpr Nanos kBackoffMax = 250 * kMillisecond;
 // How long a replica that was late is not asked to reply; then one value tries it again.
 constexpr Nanos kSuspicion = 200 * kMillisecond;
-// Timeouts in a row without a word from the supposed coordinator before others are tried.
-constexpr std::uint32_t kSilentMax = 3;
+// Timeouts in a row without a word from anybody before a single value goes on trying.
+constexpr std::uint32_t kSilentMax = 8;
+// As often a value is tried before the time between two attempts grows: a new coordinator is there
+// within milliseconds, and wants to be found as soon.
+constexpr int kPatientTries = 4;
 
 }  // namespace
 
@@ -132,20 +135,25 @@ void Proposer::schedule(Outstanding& value, Nanos due) {
 }
 
 void Proposer::on_submit_ack(NodeId from, const SubmitAck& ack, Nanos now, Effects& effects) {
-  if (ack.epoch != options_.epoch || from != target()) {
+  const Ballot ballot{ack.ballot.get()};
+  const NodeId coordinator = coordinator_of(ballot);
+  const bool news = ballot > ballot_;
+  // Who is not asked at present is heard with news only: it may have missed the last change.
+  if (ack.epoch != options_.epoch || ballot < ballot_ || (from != target() && !news)) {
     counters_[ProposerCounter::kDropAckStale].add();
     return;
   }
-  const NodeId coordinator{ack.coordinator.get()};
-  if (coordinator != from) {
+  if (coordinator != target() || (news && ballot_ != kNoBallot)) {
     const auto index = configuration_.acceptor_index(coordinator);
     if (options_.client_server || !index) return;
+    ballot_ = ballot;
     counters_[ProposerCounter::kRedirected].add();
     // The one named may be dead: in an outage that was noticed, a single value finds out.
     if (!target_silent()) silent_ = 0;
     switch_target(*index, now);
-    return;
   }
+  if (coordinator != from) return;
+  ballot_ = ballot;
   on_heard();
   const std::uint64_t told = std::min<std::uint64_t>(ack.received_below, next_);
   limit_ = std::max<std::uint64_t>(limit_, ack.limit);
@@ -196,8 +204,10 @@ void Proposer::on_replied(std::uint64_t sequence, Nanos now) {
   counters_[ProposerCounter::kReplied].add();
   // A value that waited behind a late one is late as well, though it was not repeated itself: what
   // it took was decided by the timeout of the other.
+  // One that a dead replica was to answer says nothing of the others.
+  const bool replier_dead = !options_.client_server && suspected_until_[slot.replier] != 0;
   if (slot.timeouts > 0) {
-    reply_delay_.record_late();
+    if (!replier_dead) reply_delay_.record_late();
   } else if (!slot.repeated) {
     const Nanos delay = now - slot.first_sent;
     reply_delay_.record(delay);
@@ -228,7 +238,8 @@ std::uint64_t Proposer::speaker() const {
 
 Nanos Proposer::backoff(const Outstanding& value) const {
   const Nanos longest = std::max(patience(), kBackoffMax);
-  return std::min(patience() << std::min<std::uint16_t>(value.timeouts, 4), longest);
+  const int doubled = std::clamp(value.timeouts - kPatientTries, 0, 4);
+  return std::min(patience() << doubled, longest);
 }
 
 Nanos Proposer::poll(Nanos now, Effects& effects) {
@@ -248,7 +259,7 @@ Nanos Proposer::poll(Nanos now, Effects& effects) {
       slot.due = std::min(slot.due, slot.unsent ? now : now + patience());
     }
     if (slot.due <= now) {
-      if (effects.room() < 2 * kFragmentsMax) {
+      if (effects.room() < 3 * kFragmentsMax) {
         resume_ = resume;
         return next_due_ = now;
       }
@@ -274,12 +285,12 @@ void Proposer::on_time_up(Outstanding& slot, Nanos now, Effects& effects) {
   // repeated anyway: what was received may have been lost with a coordinator, and a new one grants
   // credit in answer only.
   const bool repeat = speaks ? missing || slot.timeouts >= 3 : slot.timeouts % 4 == 3;
-  const bool leave = speaks && repeat && ++silent_ > kSilentMax && !options_.client_server;
-  if (repeat && !leave) {
+  if (repeat) {
     counters_[ProposerCounter::kRetransmitted].add();
     slot.repeated = true;
     send_submit(slot, now, effects);
   }
+  if (speaks && !options_.client_server) probe(slot, effects);
   // A value that was perhaps not even received is asked for only when that is cheap.
   const bool in_one_piece = slot.value.bytes <= fragment_bytes_;
   if (!slot.done && (!missing || (speaks && in_one_piece) || slot.timeouts > 1)) {
@@ -287,9 +298,21 @@ void Proposer::on_time_up(Outstanding& slot, Nanos now, Effects& effects) {
   }
   ++slot.timeouts;
   schedule(slot, now + backoff(slot));
-  if (!leave) return;
-  counters_[ProposerCounter::kTargetSilent].add();
-  switch_target((target_ + 1) % static_cast<std::uint32_t>(configuration_.acceptors.size()), now);
+}
+
+/// The coordinator may be dead. Another acceptor, each in turn, says who coordinates; if it does so
+/// itself, it has the value already.
+void Proposer::probe(Outstanding& slot, Effects& effects) {
+  if (++silent_ == kSilentMax + 1) counters_[ProposerCounter::kTargetSilent].add();
+  const auto count = static_cast<std::uint32_t>(configuration_.acceptors.size());
+  if (count == 1) return;
+  const std::uint32_t asked = (target_ + 1 + probes_++ % (count - 1)) % count;
+  counters_[ProposerCounter::kProbes].add();
+  slot.repeated = true;
+  Submit message{};
+  message.oldest = oldest_;
+  send_fragments(configuration_.acceptors[asked].endpoint, MessageType::kSubmit, message, slot,
+                 effects);
 }
 
 }  // namespace annulus::consensus
@@ -299,7 +322,7 @@ namespace annulus::dataplane {
 template <>
 const std::array<const char*, static_cast<std::size_t>(consensus::ProposerCounter::kCount)>
     CounterNames<consensus::ProposerCounter>::names = {
-        "proposed",   "replied",       "abandoned", "retransmitted", "gap_resent",
-        "redirected", "target_silent", "queries",   "suspected",     "drop_ack_stale"};
+        "proposed",      "replied", "abandoned", "retransmitted", "gap_resent",    "redirected",
+        "target_silent", "probes",  "queries",   "suspected",     "drop_ack_stale"};
 
 }  // namespace annulus::dataplane

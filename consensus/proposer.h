@@ -32,7 +32,8 @@ enum class ProposerCounter : std::uint8_t {
   kRetransmitted,  // values sent again because their time was up
   kGapResent,      // values sent again because the coordinator lacked them
   kRedirected,     // another coordinator was named
-  kTargetSilent,   // nobody answered at the supposed coordinator: tried the next acceptor
+  kTargetSilent,   // nothing was heard for long: from then on one value goes on trying
+  kProbes,         // other acceptors asked who coordinates
   kQueries,        // replicas asked for a late reply
   kSuspected,      // replicas whose reply was late
   kDropAckStale,   // SubmitAck of another epoch, or not from whom we send to
@@ -77,6 +78,8 @@ class Proposer {
   /// An outstanding value was sent more than once. Two coordinators may each have ordered it.
   bool repeated(std::uint64_t sequence) const { return at(sequence).repeated; }
   std::uint32_t outstanding() const { return static_cast<std::uint32_t>(next_ - oldest_); }
+  /// Replicas that can answer.
+  std::uint32_t answerers() const { return static_cast<std::uint32_t>(answerers_.size()); }
   /// How often replicas were asked for the replies of an outstanding value.
   std::uint32_t queries(std::uint64_t sequence) const { return at(sequence).queries; }
 
@@ -114,7 +117,8 @@ class Proposer {
   void send_query(Outstanding& value, Nanos now, Effects& effects);
   void on_time_up(Outstanding& value, Nanos now, Effects& effects);
   std::uint64_t speaker() const;
-  /// Nothing was heard for long: one value goes round the acceptors until somebody answers.
+  void probe(Outstanding& value, Effects& effects);
+  /// Nothing was heard for long: one value tries, with probes, until somebody answers.
   bool target_silent() const;
   void on_heard();
   void switch_target(std::uint32_t acceptor, Nanos now);
@@ -132,9 +136,11 @@ class Proposer {
   std::uint64_t next_ = 1;
   std::uint64_t limit_ = 0;           // as told by the present target
   std::uint64_t received_below_ = 1;  // as told by it, or shown by a reply: the order has no gaps
-  std::uint32_t target_ = 0;          // acceptor index
-  std::uint32_t silent_ = 0;          // the speaker's timeouts since anything was heard
-  bool resume_ = false;               // after silence something was heard: all is sent again
+  Ballot ballot_{};                   // the highest heard of
+  std::uint32_t target_ = 0;          // acceptor index of its coordinator
+  std::uint32_t probes_ = 0;
+  std::uint32_t silent_ = 0;  // the speaker's timeouts since anything was heard
+  bool resume_ = false;       // after silence something was heard: all is sent again
   std::uint32_t replier_ = 0;
   std::vector<Nanos> suspected_until_;    // by learner
   std::vector<std::uint16_t> answerers_;  // learners that hold every partition concerned

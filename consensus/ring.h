@@ -14,7 +14,8 @@ namespace annulus::consensus {
 enum class Dissemination : std::uint8_t {
   kMulticast,  // one IP multicast: the payload leaves the coordinator once (M-Ring)
   kFanout,     // a unicast copy each
-  kRing,       // each node passes it to the next: every link carries the payload once (U-Ring)
+  kRing,       // each node passes it to the next: every link carries the payload once (U-Ring);
+               // while a member is not heard of, a copy each
 };
 
 struct Member {

@@ -217,7 +217,7 @@ void SubmitStreams::pop() {
   enqueue_if_ready(stream);
 }
 
-void SubmitStreams::flush(NodeId coordinator, Nanos, Effects& effects) {
+void SubmitStreams::flush(Ballot ballot, Nanos, Effects& effects) {
   while (!ack_due_.empty() && effects.room() > 0) {
     Stream& stream = streams_[ack_due_.back()];
     ack_due_.pop_back();
@@ -226,7 +226,7 @@ void SubmitStreams::flush(NodeId coordinator, Nanos, Effects& effects) {
     counters_[SubmitCounter::kAcks].add();
     effects.send_now(stream.endpoint, MessageType::kSubmitAck,
                      SubmitAck{stream.key.epoch, received_below(stream),
-                               stream.next + options_.window, raw(coordinator)});
+                               stream.next + options_.window, raw(ballot)});
   }
 }
 

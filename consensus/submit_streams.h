@@ -49,7 +49,7 @@ class SubmitStreams {
   void pop();
 
   /// Acknowledgements: what arrived, and credit. Once per burst.
-  void flush(NodeId coordinator, Nanos now, Effects& effects);
+  void flush(Ballot ballot, Nanos now, Effects& effects);
 
   /// Forgets every proposer: they will send again what they have not got replies for.
   void clear();

@@ -43,7 +43,7 @@ class SubmitStreamsTest : public testing::Test {
   }
   /// The acknowledgements of this burst.
   std::vector<SubmitAck> acks() {
-    streams_->flush(acceptor_id(0), now_, effects_);
+    streams_->flush(ballot(1), now_, effects_);
     std::vector<SubmitAck> all;
     for (Outgoing* out : sent(effects_, MessageType::kSubmitAck)) {
       frames_.carry(acceptor_id(0), *out);
@@ -100,7 +100,7 @@ TEST_F(SubmitStreamsTest, DuplicateIsOrderedOnceAndAcknowledged) {
   EXPECT_EQ(told[0].received_below, 2u);
   EXPECT_EQ(told[0].epoch, 9u);
   EXPECT_EQ(told[0].limit, 2u + options_.window);
-  EXPECT_EQ(told[0].coordinator, raw(acceptor_id(0)));
+  EXPECT_EQ(told[0].ballot, raw(ballot(1)));
 }
 
 TEST_F(SubmitStreamsTest, BeyondTheWindowIsDroppedAndTheProposerToldHowFarItMayGo) {

@@ -204,7 +204,7 @@ void Client::Impl::expire(Batch& batch, Nanos now) {
 void Client::Impl::check_unanswered(Nanos now) {
   if (proposer_.outstanding() == 0 || now < check_unanswered_at_) return;
   check_unanswered_at_ = now + kCheckUnanswered;
-  const auto asked = static_cast<std::uint32_t>(2 * port_.configuration().learners.size());
+  const std::uint32_t asked = 2 * proposer_.answerers();
   const std::uint64_t next = proposer_.next_sequence();
   for (std::uint64_t sequence = next - proposer_.outstanding(); sequence < next; ++sequence) {
     if (!proposer_.outstanding(sequence) || proposer_.queries(sequence) <= asked) continue;

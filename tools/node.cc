@@ -107,7 +107,7 @@ class AcceptorHost final : public Node {
     AcceptorNodeOptions options = acceptor_options(setup.cluster, setup.node);
     options.identity.epoch = log != nullptr ? log->epoch() : random_epoch();
     options.mute = !setup.bootstrap && log == nullptr;
-    options.coordinate = !options.mute && setup.ring.acceptor_index(setup.node.id) == 0;
+    options.coordinate = setup.bootstrap && setup.ring.acceptor_index(setup.node.id) == 0;
     return options;
   }
 

@@ -341,23 +341,4 @@ void Cluster::return_mute(std::uint32_t acceptor) {
   world_.add_stage(machine.node.get(), acceptor, end);
 }
 
-void Cluster::watch_coordinator() {
-  if (world_.now() - watched_ < 100 * kMillisecond) return;
-  watched_ = world_.now();
-  consensus::Ballot highest{};
-  AcceptorMachine* first = nullptr;
-  bool crashed = false;
-  for (AcceptorMachine& machine : acceptors_) {
-    crashed |= machine.crashed;
-    if (machine.crashed) continue;
-    if (first == nullptr) first = &machine;
-    highest = std::max(highest, machine.node->acceptor().promised());
-  }
-  const bool led = std::any_of(acceptors_.begin(), acceptors_.end(), [&](const auto& machine) {
-    const auto& coordinator = machine.node->coordinator();
-    return !machine.crashed && !coordinator.idle() && coordinator.ballot() >= highest;
-  });
-  if (crashed && !led) first->node->start_election();
-}
-
 }  // namespace annulus::sim

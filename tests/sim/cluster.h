@@ -117,8 +117,6 @@ class Cluster {
 
   /// Carries out a fault that is not the world's.
   void on_fault(const Fault& fault);
-  /// If acceptors crashed and none that lives coordinates, the first that lives is told to.
-  void watch_coordinator();
   /// All clients have what they wanted.
   bool clients_done() const;
   /// Every learner has delivered as far as any other, and some acceptor coordinates.
@@ -174,7 +172,6 @@ class Cluster {
   std::vector<ClientMachine> clients_;
   std::vector<RawMachine> raw_clients_;
   std::vector<AcceptorMachine> buried_;  // their counters are still read
-  Nanos watched_ = 0;
   History history_;
   std::map<std::uint64_t, std::uint32_t> client_of_epoch_;
   std::map<std::string, std::uint64_t> counted_;

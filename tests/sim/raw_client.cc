@@ -87,7 +87,8 @@ void RawClient::switch_target(std::uint32_t acceptor, Nanos now) {
 void RawClient::on_ack(const consensus::SubmitAck& ack, Nanos now) {
   if (ack.epoch != options_.identity.epoch) return;
   heard_ = now;
-  const auto coordinator = configuration_.acceptor_index(consensus::NodeId{ack.coordinator.get()});
+  const auto coordinator =
+      configuration_.acceptor_index(consensus::coordinator_of(consensus::Ballot{ack.ballot.get()}));
   if (coordinator && *coordinator != target_) return switch_target(*coordinator, now);
   limit_ = std::max<std::uint64_t>(limit_, ack.limit);
 }

@@ -41,6 +41,7 @@ void Replay::run(const std::vector<ProtocolChecker::Chosen>& order) {
     if (!value.known) continue;
     for (const Command& command : commands_of(value)) find_log(command);
   }
+  match_unnamed_sessions(order);
   give_up_unnamed_sessions();
   for (std::uint64_t i = 0; i < order.size() && !failure_.failed(); ++i) {
     if (order[i].known) run_value(i, order[i]);
@@ -103,6 +104,35 @@ void Replay::find_log(const Command& command) {
   const std::uint64_t writer = std::strtoull(command.body.c_str() + dot + 1, nullptr, 10);
   if (writer == 0 || writer > history_.writers.size() || history_.writers[writer - 1] == 0) return;
   session.log = history_.operations[history_.writers[writer - 1] - 1].log;
+}
+
+/// The write that names a session's writer may be lost, and only one that does not be ordered: then
+/// the log is the one of this client that has the very same commands, if there is just one.
+void Replay::match_unnamed_sessions(const std::vector<ProtocolChecker::Chosen>& order) {
+  std::map<std::uint64_t, std::set<std::uint64_t>> candidates;  // logs, by session
+  std::set<std::uint64_t> named;
+  for (const auto& [id, session] : sessions_) named.insert(session.log);
+  const auto matches = [&](std::uint64_t log, std::uint32_t client, const Command& command) {
+    const SessionLog& of = history_.sessions[log];
+    return of.client == client && command.sequence - 1 < of.operations.size() &&
+           operations_[of.operations[command.sequence - 1] - 1].body == command.body;
+  };
+  for (const ProtocolChecker::Chosen& value : order) {
+    const auto client = client_of_epoch_.find(value.value.id.epoch);
+    if (!value.known || client == client_of_epoch_.end()) continue;
+    for (const Command& command : commands_of(value)) {
+      if (command.system() || sessions_[command.session].log != kUnknownLog) continue;
+      const auto [logs, fresh] = candidates.try_emplace(command.session);
+      for (std::uint64_t log = 0; fresh && log < history_.sessions.size(); ++log) {
+        if (!named.contains(log)) logs->second.insert(log);
+      }
+      std::erase_if(logs->second,
+                    [&](std::uint64_t log) { return !matches(log, client->second, command); });
+    }
+  }
+  for (const auto& [session, logs] : candidates) {
+    if (logs.size() == 1) sessions_[session].log = *logs.begin();
+  }
 }
 
 /// A session of which no write was ever ordered cannot be told from others. It changed nothing:

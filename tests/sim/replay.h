@@ -56,6 +56,7 @@ class Replay {
   void run_system(std::uint64_t instance, const Command& command);
   void run_command(std::uint32_t client, std::uint64_t instance, const Command& command,
                    Nanos delivered);
+  void match_unnamed_sessions(const std::vector<ProtocolChecker::Chosen>& order);
   void give_up_unnamed_sessions();
   void find_log(const Command& command);
   std::vector<Command> commands_of(const ProtocolChecker::Chosen& value) const;

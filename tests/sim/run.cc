@@ -76,10 +76,7 @@ Nanos run_phases(Scene& scene, const RunOptions& options) {
   const Nanos healed = world.now();
   world.trace().note(healed, "everything is well that has not crashed");
   if (world.failure().failed()) return healed;
-  const auto finished = [&] {
-    cluster.watch_coordinator();
-    return cluster.clients_done() && cluster.caught_up();
-  };
+  const auto finished = [&] { return cluster.clients_done() && cluster.caught_up(); };
   if (!world.run(finished, healed + kHealedLimit)) {
     world.failure().set(
         "liveness: " + std::to_string((world.now() - healed) / kMillisecond) +

@@ -148,7 +148,7 @@ class Frames {
   }
   Received decision(const Decided& decided) {
     return frame(coordinator_of(decided.ballot), MessageType::kDecision,
-                 Decision{to_wire(decided)});
+                 Decision{to_wire(decided), 0u});
   }
   static Phase2BEntry entry(Instance instance, const Value& value, AcceptorSet acceptors) {
     return {raw(instance), to_wire(value.id), value.content_hash, raw(acceptors)};
