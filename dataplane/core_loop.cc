@@ -18,7 +18,8 @@ constexpr Nanos kYieldQuantum = 50 * kMicrosecond;
 /// A yield that took longer let somebody else run: 0.6 us is the system call alone, and the
 /// shortest turn of another, with two switches, takes twice this.
 constexpr Nanos kContendedYield = 1'500;
-/// `sleep` rests only after this long without work: the wake-up would cost 20 us of latency.
+/// `sleep` rests only after this long without work where nothing wakes it: what came meanwhile
+/// waits for the end of the rest.
 constexpr Nanos kAwakeAfterWork = 200 * kMicrosecond;
 /// Longest rest when some stage's input cannot be waited for.
 constexpr Nanos kBlindSleepMax = kMillisecond;
@@ -63,6 +64,8 @@ Result<IdlePolicy> parse_idle_policy(const std::string& text) {
 
 CoreLoop::CoreLoop(std::vector<Stage*> stages, const LoopOptions& options, Clock& clock)
     : stages_(std::move(stages)), options_(options), clock_(clock) {
+  woken_ = std::any_of(stages_.begin(), stages_.end(),
+                       [](const Stage* stage) { return stage->wait_descriptor() >= 0; });
   CHECK(!stages_.empty() && options.budget > 0 && options.stall_threshold > 0);
 }
 
@@ -73,6 +76,9 @@ void CoreLoop::run() {
   Nanos last_work = last;
   last_yield_ = last;
   contended_ = true;  // until a yield shows otherwise
+  const bool rests_at_once = options_.idle == IdlePolicy::kSleep && woken_;
+  const bool yields = options_.idle != IdlePolicy::kSpin && !rests_at_once;
+  const Nanos awake = rests_at_once ? 0 : kAwakeAfterWork;
   while (!stopped_.load(std::memory_order_relaxed)) {
     const Nanos now = clock_.now();
     note_gap(now - std::max(last, std::exchange(slept_until_, 0)));
@@ -81,15 +87,14 @@ void CoreLoop::run() {
     counters_[LoopCounter::kTurns].add();
     if (done.work != 0) {
       last_work = now;
-      if (options_.idle != IdlePolicy::kSpin && now - last_yield_ >= kYieldQuantum) yield(now);
+      if (yields && now - last_yield_ >= kYieldQuantum) yield(now);
       continue;
     }
     counters_[LoopCounter::kIdleTurns].add();
-    if (options_.idle == IdlePolicy::kSpin) {
-      relax();
-    } else if (options_.idle == IdlePolicy::kSleep && now - last_work >= kAwakeAfterWork &&
-               done.deadline > now) {
+    if (options_.idle == IdlePolicy::kSleep && now - last_work >= awake && done.deadline > now) {
       sleep(now, done.deadline);
+    } else if (!yields) {
+      relax();
     } else if (contended_ || now - last_yield_ >= kYieldQuantum) {
       yield(now);
     } else {

@@ -18,7 +18,10 @@ namespace annulus::dataplane {
 enum class IdlePolicy : std::uint8_t {
   kSpin,   // never leaves: for a core that nothing else wants. Catastrophic on a shared one.
   kYield,  // offers the core to others every 50 us, and whenever idle while others take the offer
-  kSleep,  // as kYield, but rests in the kernel once idle for a while: a laptop
+  // Rests in the kernel as soon as it is idle, and never yields: for a core that others want as
+  // well, since the kernel may take a yield for leave to run them for whole slices. Where no
+  // stage's input can be waited for, as kYield, and rests once idle for a while.
+  kSleep,
 };
 const char* to_string(IdlePolicy policy);
 /// "spin", "yield" or "sleep".
@@ -76,6 +79,7 @@ class CoreLoop {
   std::vector<Stage*> stages_;
   LoopOptions options_;
   Clock& clock_;
+  bool woken_ = false;                // some stage's input ends a rest
   std::atomic<bool> stopped_{false};  // the loop only stops: nothing is published through it
   Nanos last_yield_ = 0;
   bool contended_ = true;  // somebody else ran during the last yield

@@ -189,6 +189,25 @@ TEST(CoreLoop, SleepWakesForADescriptor) {
   close(stage.descriptor);
 }
 
+TEST(CoreLoop, SleepRestsAtOnceAndNeverYieldsWhereInputWakesIt) {
+  BusyCoreClock clock;
+  CoreLoop* running = nullptr;
+  int turns = 0;
+  ScriptedStage waited([&](Nanos, std::uint32_t) {
+    if (++turns == 100) running->stop();
+    return PollResult{turns % 2 == 0 ? 0u : 1u, kNever};
+  });
+  ScriptedStage blind([](Nanos, std::uint32_t) { return PollResult{}; });
+  waited.descriptor = eventfd(1, EFD_NONBLOCK);
+  ASSERT_GE(waited.descriptor, 0);
+  CoreLoop loop({&waited, &blind}, {.idle = IdlePolicy::kSleep}, clock);
+  running = &loop;
+  loop.run();
+  EXPECT_EQ(count(loop, LoopCounter::kSleeps), 50u);
+  EXPECT_EQ(count(loop, LoopCounter::kYields), 0u);
+  close(waited.descriptor);
+}
+
 TEST(CoreLoop, SleepNeverRestsPastADeadlineThatIsDue) {
   ManualClock clock;
   CoreLoop* running = nullptr;

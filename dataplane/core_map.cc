@@ -203,11 +203,13 @@ Result<CorePlan> plan_cores(const CoreMap& map, std::span<const Placement> place
     core.placements.push_back(i);
   }
   const bool spare = cores.size() * host.processes < host.cpus.size();
+  const bool shared = host.processes > host.cpus.size() && cores.size() == 1 && host.wakes;
+  const IdlePolicy wanted = shared ? IdlePolicy::kSleep : IdlePolicy::kYield;
   CorePlan plan;
   for (auto& [cpu, core] : cores) {
     // A CPU that was not named may be wanted by anybody; yielding there costs 1 % while it is not.
     const bool alone = contains(host.isolated, cpu) || (spare && contains(named, cpu));
-    core.idle = map.idle.value_or(alone ? IdlePolicy::kSpin : IdlePolicy::kYield);
+    core.idle = map.idle.value_or(alone ? IdlePolicy::kSpin : wanted);
     plan.cores.push_back(std::move(core));
   }
   return plan;

@@ -26,6 +26,7 @@ struct Host {
   std::vector<std::uint32_t> isolated;  // kept from the scheduler (isolcpus)
   std::uint32_t processes = 1;          // nodes of the cluster that run here, each a process
   std::uint32_t process = 0;            // which of them this is
+  bool wakes = false;                   // what arrives for a node can be waited for
 };
 /// Reads affinity mask and topology. CPUs that share a physical core come last, before them the
 /// lowest CPU, which serves most interrupts.
@@ -59,8 +60,10 @@ struct CorePlan {
 
 /// Explicit entries first, the rest spread by weight over this process's share of the machine,
 /// which leaves one CPU of several to everything else. A core spins if its CPU is isolated, or if
-/// the map names it and CPUs are left over for everything else on this host; otherwise it yields.
-/// Fails when an entry names a CPU that does not exist or may not be used.
+/// the map names it and CPUs are left over for everything else on this host. It sleeps if processes
+/// of the cluster must share CPUs, the one core has all stages of its process and what arrives
+/// wakes it. Otherwise it yields. Fails when an entry names a CPU that does not exist or may not be
+/// used.
 Result<CorePlan> plan_cores(const CoreMap& map, std::span<const Placement> placements,
                             const Host& host);
 

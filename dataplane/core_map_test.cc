@@ -141,6 +141,23 @@ TEST(CorePlan, ProcessesOfOneHostTakeTheirShareAndYield) {
   EXPECT_EQ(uses, (std::array<int, 2>{3, 3}));
 }
 
+TEST(CorePlan, ProcessesThatShareCpusSleepIfWhatArrivesWakesThem) {
+  Host shared = host(2);
+  shared.wakes = true;
+  const auto idle = [&](const CoreMap& map) {
+    const Result<CorePlan> plan = plan_cores(map, kReplica, shared);
+    EXPECT_TRUE(plan);
+    return plan.value().cores[0].idle;
+  };
+  shared.processes = 2;
+  EXPECT_EQ(idle({}), IdlePolicy::kYield);  // a CPU for each
+  shared.processes = 3;
+  EXPECT_EQ(idle({}), IdlePolicy::kSleep);
+  EXPECT_EQ(idle({.idle = IdlePolicy::kYield}), IdlePolicy::kYield);
+  // What one stage gives to another wakes nobody on another CPU.
+  EXPECT_EQ(idle({.roles = {{"network", {0}}, {"worker", {1}}}}), IdlePolicy::kYield);
+}
+
 TEST(CorePlan, ProcessesWithRoomDoNotOverlap) {
   Host shared = host(8);
   shared.processes = 2;

@@ -61,6 +61,7 @@ TransportResult open_transport(const ClusterConfig& cluster, const NodeConfig& n
 dataplane::Host host_of(const ClusterConfig& cluster, const NodeConfig& node) {
   dataplane::Host host = dataplane::this_host();
   host.processes = 0;
+  host.wakes = cluster.transport == TransportKind::kUdp;
   for (const NodeConfig& other : cluster.nodes) {
     const bool here =
         other.address.address == node.address.address || (is_memif(other) && is_memif(node));
