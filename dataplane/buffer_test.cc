@@ -2,7 +2,10 @@
 #include "dataplane/buffer.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <set>
@@ -13,6 +16,21 @@
 
 namespace annulus::dataplane {
 namespace {
+
+TEST(BufferPool, OnlyThePagesThatAreUsedTakeMemory) {
+  constexpr std::size_t kSpan = 4 << 20;  // has a huge page in it, wherever it begins
+  BufferPool pool(256, 65'536);
+  Slice slice = pool.allocate();
+  const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  auto* first =
+      reinterpret_cast<std::byte*>(reinterpret_cast<std::uintptr_t>(slice.data()) & ~(page - 1));
+  std::memset(slice.mutable_data(), 1, 100);
+  for (std::size_t at = page; at < kSpan; at += 512 << 10) first[at] = std::byte{1};
+  std::vector<unsigned char> resident(kSpan / page);
+  ASSERT_EQ(mincore(first, kSpan, resident.data()), 0);
+  EXPECT_LE(std::count_if(resident.begin(), resident.end(), [](auto r) { return (r & 1) != 0; }),
+            10);
+}
 
 TEST(BufferPool, HandsOutEachBufferOnceAndThenNone) {
   BufferPool pool(3, 100);
