@@ -26,7 +26,7 @@ void Acceptor::raise_promise(Ballot ballot, Effects& effects) {
   if (ballot <= promised_) return;
   flush_votes(effects);  // cast before, and told of by the promise: they must not seem to follow it
   promised_ = ballot;
-  if (!options_.durable) return;
+  if (!options_.durable || DEFECT(kPromiseNotKept)) return;
   promise_number_ = ++number_;
   effects.keep({.number = number_, .ballot = ballot});
 }
@@ -67,7 +67,7 @@ void Acceptor::answer_phase1a(Effects& effects) {
 void Acceptor::send_phase1b(const Endpoint& to, Ballot ballot, Instance chosen_below, Instance from,
                             Effects& effects) {
   std::uint32_t total = 0;
-  const InstanceRange lost = unknown();
+  const InstanceRange lost = DEFECT(kDamageDenied) ? InstanceRange{} : unknown();
   std::uint64_t answer = raw(chosen_below) ^ raw(lost.below);
   for (Instance i = from; i < accepted_below_; ++i) {
     const Accepted held = accepted(i);
@@ -233,7 +233,7 @@ void Acceptor::accepted_now(Slot& place, Nanos now, Effects& effects) {
   keep(place, effects);
   if (covered(place)) place.chosen = true;
   if (place.chosen) advance_chosen(now);
-  if (place.number <= durable_) vote_accepted(place, effects);
+  if (place.number <= durable_ || DEFECT(kVoteBeforeWrite)) vote_accepted(place, effects);
 }
 
 /// The vote for what is held, and durable.
@@ -327,7 +327,7 @@ void Acceptor::take_votes(const Phase2BEntry& entry, Ballot ballot, std::uint32_
     counters_[AcceptorCounter::kVotesParked].add();
     if (place->pull_at == 0) place->pull_at = now + kPullFirst;
     schedule(place->pull_at);
-  } else if (place->number > durable_) {
+  } else if (place->number > durable_ && !DEFECT(kVoteBeforeWrite)) {
     return;  // on_durable() forwards them
   } else if (const auto successor = place->route.successor(self_)) {
     counters_[AcceptorCounter::kVotesForwarded].add();

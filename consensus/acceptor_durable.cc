@@ -25,11 +25,17 @@ void Acceptor::restore(const RecoveredAcceptor& recovered) {
   promised_ = recovered.promised;
   chosen_below_ = held_from_ = recovered.chosen_below;
   accepted_below_ = seen_below_ = recovered.chosen_below;
+  // Chosen ones stay in memory as far back as it knows them all, and has places for them.
+  for (auto each = recovered.accepted.rbegin(); each != recovered.accepted.rend(); ++each) {
+    if (each->instance + slots_.size() <= recovered.accepted.back().instance) break;
+    if (each->instance + 1 == held_from_) held_from_ = each->instance;
+  }
   unknown_ = recovered.unknown;
   missing_ = recovered.missing;
   missing_.reserve(missing_.size() + kUndecidedMax);  // those that a read finds damaged
   for (const RecoveredAcceptor::Accept& accept : recovered.accepted) {
-    CHECK(accept.instance >= chosen_below_ && accept.instance < chosen_below_ + kUndecidedMax);
+    CHECK(accept.instance < chosen_below_ + kUndecidedMax);
+    if (accept.instance < held_from_) continue;
     Slot& place = slot(accept.instance);
     place.instance = accept.instance;
     place.ballot = accept.ballot;
@@ -42,6 +48,7 @@ void Acceptor::restore(const RecoveredAcceptor& recovered) {
       bytes.truncate(static_cast<std::uint32_t>(accept.bytes.size()));
     }
     place.held.set(accept.value, bytes);
+    place.chosen = accept.instance < chosen_below_;
     accepted_below_ = std::max(accepted_below_, accept.instance + 1);
     seen_below_ = std::max(seen_below_, accept.instance + 1);
   }

@@ -208,6 +208,31 @@ TEST_F(DurableAcceptorTest, RestoredAcceptorSpeaksWithItsPromiseAndVotes) {
   EXPECT_EQ(acceptor_->accepted(at(12)).bytes->size(), 100u);
 }
 
+TEST_F(DurableAcceptorTest, RestoredAcceptorVotesForTheDecidedValuesThatItHolds) {
+  const Content content = frames_.content(1);
+  RecoveredAcceptor recovered;
+  recovered.promised = ballot(5);
+  recovered.chosen_below = at(10);
+  for (const std::uint64_t i : {6, 8, 9}) {
+    recovered.accepted.push_back(accept(at(i), ballot(5), content));
+  }
+  start_durable(3, 1, recovered);
+  propose(at(6), content, ballot(6));  // what was between is not known
+  EXPECT_EQ(count(AcceptorCounter::kDropBehindLog), 1u);
+  propose(at(9), frames_.content(2), ballot(6));
+  EXPECT_EQ(count(AcceptorCounter::kDropMismatch), 1u);
+  EXPECT_EQ(count(AcceptorCounter::kPhase2AAccepted), 0u);
+  propose(at(8), content, ballot(6));
+  EXPECT_EQ(count(AcceptorCounter::kPhase2AAccepted), 1u);
+  // A promise tells of them again, for whoever asks from there on.
+  phase1a(ballot(7));
+  written(last_kept());
+  const auto all = reported();
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_EQ(all[0].instance, 8u);
+  EXPECT_EQ(all[0].ballot, raw(ballot(6)));
+}
+
 TEST_F(DurableAcceptorTest, DamagedRangeIsReportedUnknownUntilAcceptedAgain) {
   RecoveredAcceptor recovered;
   recovered.promised = ballot(5);

@@ -83,6 +83,8 @@ class Coordinator {
 
   /// Another coordinator's ballot was seen: a higher one ends this coordinator's term.
   void observe(Ballot ballot);
+  /// Falls silent, for others to elect one that can do better.
+  void resign();
 
   void on_submit(const Received& in, Nanos now);
   /// Counts the promise and the votes of the node's own acceptor that have become durable.
@@ -148,7 +150,6 @@ class Coordinator {
   const Recovered& recovered(Instance instance) const {
     return recovered_[raw(instance) & (recovered_.size() - 1)];
   }
-  void resign();
   void retire();
   void send_phase1a(Nanos now, Effects& effects);
   void merge(Instance instance, Ballot ballot, const Value& value, std::uint32_t holder);

@@ -70,9 +70,9 @@ void Election::on_promised(Ballot ballot, Nanos now) {
   expect(kPhase1Time, now);
 }
 
-bool Election::tick(bool leads, Nanos now, Effects& effects) {
+bool Election::tick(bool leads, Nanos now, Effects& effects, bool able) {
   leads_ = leads;
-  if (leads) start_ = false;
+  if (leads || !able) start_ = false;
   if (std::exchange(start_, false)) {
     counters_[ElectionCounter::kStarted].add();
     deposed_ = ballot_;
@@ -88,6 +88,10 @@ bool Election::tick(bool leads, Nanos now, Effects& effects) {
   const Nanos awake = attention_.awake(now);
   if (leads) {
     expect(kPhase1Time, now);
+    deadline_ = now + kLeadingStep;
+    return false;
+  }
+  if (!able) {
     deadline_ = now + kLeadingStep;
     return false;
   }

@@ -50,9 +50,9 @@ class Election {
   void on_pre_vote(const Received& in, Nanos now, Effects& effects);
   void on_pre_vote_answer(const Received& in, Nanos now);
 
-  /// Once a turn, after all input was read. `leads`: this node runs Phase 1 or coordinates. True:
-  /// it should run Phase 1 now.
-  bool tick(bool leads, Nanos now, Effects& effects);
+  /// Once a turn, after all input was read. `leads`: this node runs Phase 1 or coordinates. `able`:
+  /// it could. True: it should run Phase 1 now.
+  bool tick(bool leads, Nanos now, Effects& effects, bool able = true);
   Nanos deadline() const { return deadline_; }
 
   /// How late the coordinator may be.

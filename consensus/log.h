@@ -59,7 +59,7 @@ struct RecoveredAcceptor {
   };
   Ballot promised{};
   Instance chosen_below = kFirstInstance;
-  std::vector<Accept> accepted;   // from chosen_below on, ascending
+  std::vector<Accept> accepted;   // from chosen_below on, and the last ones before; ascending
   InstanceRange unknown;          // of these, what `accepted` does not list may have been accepted
   std::vector<Instance> missing;  // below chosen_below: chosen, but not readable here
 };

@@ -137,9 +137,16 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
   return {work, deadline};
 }
 
+/// Who cannot accept cannot propose: a coordinator whose log is full leaves that to the others.
+bool AcceptorNode::log_full() const {
+  return log_ != nullptr && progress_.space < log_cost(options_.value_bytes_max);
+}
+
 void AcceptorNode::elect(Nanos now) {
-  const bool missed = election_.tick(!coordinator_.idle(), now, effects_);
-  if (!std::exchange(start_election_, false) && !missed) return;
+  const bool able = !log_full();
+  if (!able && !coordinator_.idle()) coordinator_.resign();
+  const bool missed = election_.tick(!coordinator_.idle(), now, effects_, able);
+  if ((!std::exchange(start_election_, false) && !missed) || !able) return;
   coordinator_.start(now, effects_);
   election_.on_promised(coordinator_.ballot(), now);
 }

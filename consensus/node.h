@@ -73,6 +73,7 @@ class AcceptorNode final : public dataplane::Stage {
   void drain(Nanos now);
   bool poll_log(Nanos now);
   bool mute() const;
+  bool log_full() const;
   void elect(Nanos now);
   void on_phase1a(const Received& in, Nanos now);
   void on_submit(const Received& in, Nanos now);

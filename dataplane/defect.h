@@ -42,6 +42,13 @@ enum class Defect : std::uint8_t {
   kRefusalBelieved,            // a repeated command refused is reported as not executed
   kMuteVotes,                  // T5: an acceptor that lost its memory takes part again
   kTrailingOutrun,             // a slow learner is not waited for before the acceptors forget
+  kVoteBeforeWrite,            // T5: a vote is cast before the log has what was voted for
+  kPromiseNotKept,             // T5: a promise is told without being given to the log
+  kLogChecksumIgnored,         // a torn block of the log is taken for whole
+  kLogCutAtDamage,             // a log is cut at a damaged block below its tail
+  kLaterWriteVouches,          // a write that is done stands for those begun before it
+  kDiskErrorIgnored,           // an acceptor whose write failed goes on
+  kDamageDenied,               // a promise does not tell what a damaged log may have lost
   kCount,
 };
 
@@ -77,6 +84,13 @@ constexpr std::array<const char*, static_cast<std::size_t>(Defect::kCount)> kDef
     "refusal-believed",
     "mute-votes",
     "trailing-outrun",
+    "vote-before-write",
+    "promise-not-kept",
+    "log-checksum-ignored",
+    "log-cut-at-damage",
+    "later-write-vouches",
+    "disk-error-ignored",
+    "damage-denied",
 };
 
 #ifdef ANNULUS_SIMULATION

@@ -32,11 +32,23 @@ TEST_F(LogTest, WhatWasKeptIsReadBackInTheNextEpoch) {
   EXPECT_EQ(recovered.chosen_below, Instance{3});
   EXPECT_TRUE(recovered.missing.empty());
   EXPECT_TRUE(recovered.unknown.empty());
-  ASSERT_EQ(recovered.accepted.size(), 2u);  // the rest is chosen, and stays on disk
-  EXPECT_EQ(recovered.accepted[0].instance, Instance{3});
-  EXPECT_EQ(recovered.accepted[1].bytes, content(4, 51, 4'000));
+  ASSERT_EQ(recovered.accepted.size(), 4u);
+  EXPECT_EQ(recovered.accepted[0].instance, Instance{1});
+  EXPECT_EQ(recovered.accepted[3].bytes, content(4, 51, 4'000));
   for (std::uint64_t i = 1; i <= 4; ++i) EXPECT_EQ(read(i), i < 4 ? 50u : 51u);
   EXPECT_EQ(read(5), 0u);
+}
+
+TEST_F(LogTest, OfTheChosenOnesTheLastComeBack) {
+  format(2'048);
+  ASSERT_EQ(open(), "");
+  constexpr std::uint64_t kLast = consensus::kUndecidedMax + 100;
+  for (std::uint64_t i = 1; i <= kLast; ++i) accept(i, 50, i - 1, 100);
+  rest();
+  ASSERT_EQ(open(), "");
+  EXPECT_EQ(log_->recovered().accepted.front().instance,
+            Instance{kLast - 1 - consensus::kUndecidedMax});
+  EXPECT_EQ(log_->recovered().accepted.back().instance, Instance{kLast});
 }
 
 TEST_F(LogTest, LastAcceptOfAnInstanceCounts) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dataplane/defect.h"
 #include "dataplane/hash.h"
 
 namespace annulus::recovery {
@@ -29,7 +30,8 @@ BlockState check_block(std::span<const std::byte> block, BlockKind kind,
                                    [](std::byte byte) { return byte == std::byte{0}; });
     return zeros ? BlockState::kBlank : BlockState::kCorrupt;
   }
-  if (header.checksum != checksum_of(block)) return BlockState::kCorrupt;
+  if (header.checksum != checksum_of(block) && !DEFECT(kLogChecksumIgnored))
+    return BlockState::kCorrupt;
   if (header.version != kLogVersion || header.kind != static_cast<std::uint8_t>(kind) ||
       header.cluster != identity.cluster || header.node != raw(identity.node)) {
     return BlockState::kForeign;

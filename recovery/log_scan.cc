@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dataplane/defect.h"
+
 namespace annulus::recovery {
 namespace {
 
@@ -55,6 +57,10 @@ class Scanner {
       const auto block = reader.next();
       if (!block) return block.error();
       log_block(p, *block);
+      if (!DEFECT(kLogCutAtDamage) || !damaged_) continue;
+      damaged_ = false;
+      scan_.damage.clear();
+      scan_.tail = p;
     }
     end_damage(scan_.tail, scan_.accepted_below);
     if (open_left_ != 0) ++scan_.cut_records;
@@ -228,9 +234,16 @@ class Scanner {
     }
   }
 
+  /// And the last of the chosen ones: a coordinator that has not heard that they are may need the
+  /// acceptor's vote for them.
   Status load_accepted() {
+    consensus::RecoveredAcceptor& out = scan_.recovered;
+    Instance first = out.missing.empty() ? consensus::kFirstInstance : out.missing.back() + 1;
+    if (raw(chosen_) > consensus::kUndecidedMax) {
+      first = std::max(first, Instance{raw(chosen_) - consensus::kUndecidedMax});
+    }
     const Instance below = std::min(scan_.accepted_below, chosen_ + consensus::kUndecidedMax);
-    for (Instance i = chosen_; i < below; ++i) {
+    for (Instance i = first; i < below; ++i) {
       const RecordPlace place = scan_.index.at(i);
       if (place.blocks == 0) continue;
       std::vector<std::byte> blocks(std::size_t{place.blocks} * kBlockBytes);
@@ -242,7 +255,7 @@ class Scanner {
                                                   from_wire(record.value),
                                                   std::vector<std::byte>(record.value.bytes)};
       CHECK(read_record(blocks, place.offset, record, accept.bytes));
-      scan_.recovered.accepted.push_back(std::move(accept));
+      out.accepted.push_back(std::move(accept));
     }
     return {};
   }

@@ -9,7 +9,6 @@ using consensus::PartitionMask;
 
 namespace {
 
-constexpr std::uint64_t kCluster = 0x5eed;
 constexpr std::uint64_t kFingerprint = 0xf1;
 constexpr std::uint32_t kClients = 4;
 constexpr Endpoint kGroup{0xe0000001, 7'000};
@@ -17,7 +16,6 @@ constexpr Endpoint kGroup{0xe0000001, 7'000};
 Endpoint endpoint_of(std::uint32_t kind, std::uint32_t index) {
   return {0x0a000000 + (kind << 8) + index + 1, 7'000};
 }
-NodeId acceptor_id(std::uint32_t index) { return NodeId{1 + index}; }
 NodeId learner_id(std::uint32_t index) { return NodeId{101 + index}; }
 
 template <typename T, std::size_t N>
@@ -49,8 +47,30 @@ std::string ClusterPlan::describe() const {
   return text + ", " + kDissemination[static_cast<std::size_t>(dissemination)] + ", frames " +
          std::to_string(frame_bytes_max) + " B, values " + std::to_string(value_bytes_max) +
          " B, window " + std::to_string(window) + "/" + std::to_string(learner_window) +
-         ", background loss " + std::to_string(base.loss_ppm) + " ppm";
+         ", background loss " + std::to_string(base.loss_ppm) + " ppm" +
+         (durable ? ", disks of " + std::to_string(disk.latency_min / kMicrosecond) + " to " +
+                        std::to_string(disk.latency_max / kMicrosecond) + " us"
+                  : "");
 }
+
+namespace {
+
+/// One seed in three has disks.
+void draw_disks(Rng rng, ClusterPlan& plan) {
+  plan.durable = rng.chance(333'333);
+  plan.disk.latency_min = rng.between(5, 50) * kMicrosecond;
+  plan.disk.latency_max = plan.disk.latency_min + rng.between(1, 300) * kMicrosecond;
+  if (rng.coin()) plan.disk.slow_ppm = static_cast<std::uint32_t>(rng.below(20'000));
+  plan.disk_depth = pick(rng, {1u, 2u, 4u, 4u});
+  plan.damaged = static_cast<std::uint32_t>(rng.below(plan.acceptors));
+  if (!rng.chance(200'000)) return;
+  plan.small = static_cast<std::uint32_t>(rng.below(plan.acceptors));
+  // Of three only one may have lost something, or be unable to take it.
+  if (plan.acceptors == 3) plan.small = plan.damaged;
+  plan.small_blocks = static_cast<std::uint32_t>(rng.between(64, 1'024));
+}
+
+}  // namespace
 
 ClusterPlan draw_plan(Rng& rng) {
   ClusterPlan plan;
@@ -78,6 +98,8 @@ ClusterPlan draw_plan(Rng& rng) {
   if (rng.coin()) plan.base.reorder_ppm = static_cast<std::uint32_t>(rng.below(30'000));
   if (rng.coin()) plan.base.flip_ppm = static_cast<std::uint32_t>(rng.below(2'000));
   plan.retain = pick(rng, {consensus::kUndecidedMax, 4'096u});
+  // From a copy: nothing else that a seed decides shifts.
+  draw_disks(Rng(Rng(rng).next() ^ 0xd15c), plan);
   return plan;
 }
 
@@ -105,7 +127,7 @@ Cluster::Cluster(World& world, const ClusterPlan& plan, const LoadPlan& load, Rn
       plan_(plan),
       rng_(rng),
       configuration_(configuration_of(plan)),
-      checker_(configuration_, world.failure(), world.trace()) {
+      checker_(configuration_, plan.durable, world.failure(), world.trace()) {
   add_acceptors();
   add_learners();
   add_clients(load);
@@ -139,59 +161,81 @@ consensus::AcceptorNodeOptions Cluster::acceptor_options(std::uint32_t acceptor)
 void Cluster::add_acceptors() {
   for (std::uint32_t i = 0; i < plan_.acceptors; ++i) {
     AcceptorMachine machine;
-    machine.transport = attach(endpoint_of(0, i), plan_.retain + 4 * plan_.window + 512);
+    machine.transport = attach(endpoint_of(0, i), acceptor_buffers());
     CHECK(machine.transport->join(kGroup).ok());
     checker_.set_acceptor(machine.transport->index(), i);
-    machine.node = std::make_unique<consensus::AcceptorNode>(acceptor_options(i), configuration_,
-                                                             *machine.transport);
-    machine.node->add_counters(registry_, "acceptor" + std::to_string(i));
-    world_.add_stage(machine.node.get(), nodes_++, machine.transport->index());
-    ++stages_;
     acceptors_.push_back(std::move(machine));
+    if (plan_.durable) add_platter(i);
+    start_acceptor(i, acceptor_options(i));
+    ++nodes_;
+    ++stages_;
   }
+}
+
+/// What is kept and under way; the log holds on to values that others have replaced.
+std::uint32_t Cluster::acceptor_buffers() const {
+  return (plan_.durable ? 2 : 1) * plan_.retain + 4 * plan_.window + 512;
+}
+
+void Cluster::start_acceptor(std::uint32_t acceptor,
+                             const consensus::AcceptorNodeOptions& options) {
+  AcceptorMachine& machine = acceptors_[acceptor];
+  machine.node = std::make_unique<consensus::AcceptorNode>(options, configuration_,
+                                                           *machine.transport, machine.log.get());
+  machine.node->add_counters(registry_, "acceptor" + std::to_string(acceptor));
+  world_.add_stage(machine.node.get(), acceptor, machine.transport->index());
+  if (plan_.durable) world_.set_disk(acceptor);
 }
 
 void Cluster::add_learners() {
   for (std::uint32_t i = 0; i < plan_.learners.size(); ++i) {
     LearnerMachine machine;
-    machine.transport = attach(endpoint_of(1, i), 2 * plan_.learner_window + 1'024);
+    machine.transport = attach(endpoint_of(1, i), learner_buffers());
     CHECK(machine.transport->join(kGroup).ok());
-    machine.deliveries = std::make_unique<DeliveryTap::Ring>(plan_.ring_capacity);
-    machine.replies = std::make_unique<dataplane::SpscRing<consensus::ReplyFrame>>(64);
-    machine.proposals = std::make_unique<dataplane::SpscRing<consensus::Proposal>>(1);
-    consensus::LearnerNodeOptions options;
-    options.identity = {kCluster, 0, learner_id(i), 1};
-    options.value_bytes_max = plan_.value_bytes_max;
-    options.learner.window = plan_.learner_window;
-    options.learner.partitions = plan_.learners[i];
-    machine.node = std::make_unique<consensus::LearnerNode>(
-        options, configuration_, *machine.transport,
-        consensus::LearnerNode::Rings{*machine.deliveries, *machine.replies, *machine.proposals});
-    machine.node->add_counters(registry_, "learner" + std::to_string(i));
-    machine.tapped = std::make_unique<DeliveryTap::Ring>(plan_.ring_capacity);
-    add_replica(i, machine);
-    machine.tap = std::make_unique<DeliveryTap>(
-        i, *machine.deliveries, machine.tapped.get(), checker_,
-        [this](const consensus::Value& value) {
-          for (RawMachine& raw : raw_clients_) {
-            if (raw.client->options().identity.epoch == value.id.epoch) {
-              raw.client->on_delivered(value.id.sequence);
-            }
-          }
-        },
-        world_);
-    world_.add_stage(machine.node.get(), nodes_, machine.transport->index());
-    world_.add_stage(machine.tap.get(), nodes_, kNoEnd);
-    executing_stages_.push_back(world_.add_stage(&machine.replica->worker, nodes_++, kNoEnd));
-    stages_ += 3;
     learners_.push_back(std::move(machine));
+    start_learner(i, nodes_++);
+    stages_ += 3;
   }
 }
 
-statemachine::WorkerOptions Cluster::worker_options(std::uint32_t learner) const {
+void Cluster::start_learner(std::uint32_t learner, std::uint32_t node) {
+  const std::uint32_t i = learner;
+  LearnerMachine& machine = learners_[i];
+  machine.deliveries = std::make_unique<DeliveryTap::Ring>(plan_.ring_capacity);
+  machine.replies = std::make_unique<dataplane::SpscRing<consensus::ReplyFrame>>(64);
+  machine.proposals = std::make_unique<dataplane::SpscRing<consensus::Proposal>>(1);
+  consensus::LearnerNodeOptions options;
+  options.identity = {kCluster, 0, learner_id(i), machine.incarnation};
+  options.value_bytes_max = plan_.value_bytes_max;
+  options.learner.window = plan_.learner_window;
+  options.learner.partitions = plan_.learners[i];
+  machine.node = std::make_unique<consensus::LearnerNode>(
+      options, configuration_, *machine.transport,
+      consensus::LearnerNode::Rings{*machine.deliveries, *machine.replies, *machine.proposals});
+  machine.node->add_counters(registry_, "learner" + std::to_string(i));
+  machine.tapped = std::make_unique<DeliveryTap::Ring>(plan_.ring_capacity);
+  add_replica(i, machine);
+  machine.tap = std::make_unique<DeliveryTap>(
+      i, *machine.deliveries, machine.tapped.get(), checker_,
+      [this](const consensus::Value& value) {
+        for (RawMachine& raw : raw_clients_) {
+          if (raw.client->options().identity.epoch == value.id.epoch) {
+            raw.client->on_delivered(value.id.sequence);
+          }
+        }
+      },
+      world_);
+  world_.add_stage(machine.node.get(), node, machine.transport->index());
+  world_.add_stage(machine.tap.get(), node, kNoEnd);
+  const std::uint32_t executing = world_.add_stage(&machine.replica->worker, node, kNoEnd);
+  if (machine.incarnation == 1) executing_stages_.push_back(executing);
+}
+
+statemachine::WorkerOptions Cluster::worker_options(std::uint32_t learner,
+                                                    std::uint64_t epoch) const {
   statemachine::WorkerOptions options;
   options.node = learner_id(learner);
-  options.epoch = 1;
+  options.epoch = epoch;
   options.sessions = {256, 1u << 20, 256};
   options.reply_bytes_max = kReplyBytesMax;
   options.replies.replica = static_cast<std::uint16_t>(learner);
@@ -203,7 +247,7 @@ statemachine::WorkerOptions Cluster::worker_options(std::uint32_t learner) const
 
 void Cluster::add_replica(std::uint32_t learner, LearnerMachine& machine) {
   machine.replica = std::make_unique<Replica>(
-      worker_options(learner),
+      worker_options(learner, machine.incarnation),
       Replica::Rings{*machine.tapped, *machine.replies, *machine.proposals});
   machine.replica->worker.add_counters(registry_, "learner" + std::to_string(learner));
 }
@@ -283,62 +327,6 @@ void Cluster::set_links() {
     if (rng_.chance(100'000)) link.slow = static_cast<std::uint32_t>(rng_.between(2, 8));
   }
   world_.set_base(std::move(base));
-}
-
-void Cluster::on_fault(const Fault& fault) {
-  switch (fault.kind) {
-    case FaultKind::kCrash:
-      return crash(fault.a, fault.amount);
-    case FaultKind::kMuteReturn:
-      if (acceptors_[fault.a].crashed) return_mute(fault.a);
-      return;
-    case FaultKind::kElection:
-      if (!acceptors_[fault.a].crashed) acceptors_[fault.a].node->start_election();
-      return;
-    default:
-      return;
-  }
-}
-
-void Cluster::crash(std::uint32_t node, std::uint32_t frames_left) {
-  world_.crash(node, frames_left);
-  std::size_t index = node;
-  if (index < acceptors_.size()) {
-    acceptors_[index].crashed = true;
-    return;
-  }
-  index -= acceptors_.size();
-  if (index < learners_.size()) {
-    learners_[index].crashed = true;
-    checker_.set_crashed_learner(static_cast<std::uint32_t>(index));
-    return;
-  }
-  index -= learners_.size();
-  if (index < clients_.size()) {
-    clients_[index].crashed = true;
-    return;
-  }
-  raw_clients_[index - clients_.size()].crashed = true;
-}
-
-/// A memory acceptor starts again: it has forgotten what it promised and accepted, and knows it.
-void Cluster::return_mute(std::uint32_t acceptor) {
-  world_.bury(acceptor);
-  AcceptorMachine& machine = acceptors_[acceptor];
-  const std::uint32_t end = machine.transport->index();
-  buried_.push_back(std::move(machine));
-  world_.network().revive(end);
-  machine.crashed = true;
-  machine.transport = world_.network().transport_of(end, plan_.split_payloads, 512);
-  consensus::AcceptorNodeOptions options = acceptor_options(acceptor);
-  options.identity.epoch = 2;
-  options.coordinate = false;
-  options.mute = true;
-  machine.node =
-      std::make_unique<consensus::AcceptorNode>(options, configuration_, *machine.transport);
-  machine.node->add_counters(registry_, "acceptor" + std::to_string(acceptor) + ".mute");
-  checker_.set_silent(acceptor);
-  world_.add_stage(machine.node.get(), acceptor, end);
 }
 
 }  // namespace annulus::sim

@@ -9,16 +9,22 @@
 #include <vector>
 
 #include "consensus/node.h"
+#include "recovery/acceptor_log.h"
 #include "statemachine/btree/btree.h"
 #include "statemachine/kv/kv.h"
 #include "statemachine/worker.h"
 #include "tests/sim/client.h"
+#include "tests/sim/disk.h"
 #include "tests/sim/raw_client.h"
 #include "tests/sim/world.h"
 
 namespace annulus::sim {
 
 constexpr std::uint32_t kReplyBytesMax = 128 * 1024;
+constexpr std::uint64_t kCluster = 0x5eed;
+constexpr consensus::NodeId acceptor_id(std::uint32_t index) {
+  return consensus::NodeId{1 + index};
+}
 
 /// What a seed decides about the cluster itself.
 struct ClusterPlan {
@@ -34,6 +40,12 @@ struct ClusterPlan {
   LinkQuality base;                  // every link starts from this
   bool split_payloads = false;
   Nanos session_idle = 3'600 * kSecond;
+  bool durable = false;  // acceptors have disks
+  DiskQuality disk;
+  std::uint32_t disk_depth = 4;
+  std::uint32_t damaged = 0;  // the one acceptor whose disk may be damaged
+  std::uint32_t small = ~0u;  // the one whose disk will be full, if any
+  std::uint32_t small_blocks = 0;
   bool partitioned() const { return learners[0] != consensus::kAllPartitions; }
   std::string describe() const;
 };
@@ -77,13 +89,19 @@ struct Replica {
   statemachine::Worker worker;
 };
 
+/// What a machine holds comes and goes with it, but for the platter.
 struct AcceptorMachine {
   bool crashed = false;
+  std::uint64_t incarnation = 1;
+  std::shared_ptr<Platter> platter;
   std::unique_ptr<SimTransport> transport;
+  std::unique_ptr<recovery::AcceptorLog> log;
+  SimDisk* disk = nullptr;  // the log's
   std::unique_ptr<consensus::AcceptorNode> node;
 };
 struct LearnerMachine {
   bool crashed = false;
+  std::uint64_t incarnation = 1;
   std::unique_ptr<SimTransport> transport;
   std::unique_ptr<DeliveryTap::Ring> deliveries;
   std::unique_ptr<dataplane::SpscRing<consensus::ReplyFrame>> replies;
@@ -117,6 +135,8 @@ class Cluster {
 
   /// Carries out a fault that is not the world's.
   void on_fault(const Fault& fault);
+  /// All that have their state from disk and are down start again.
+  void restart_all();
   /// All clients have what they wanted.
   bool clients_done() const;
   /// Every learner has delivered as far as any other, and some acceptor coordinates.
@@ -146,10 +166,21 @@ class Cluster {
  private:
   void add_acceptors();
   consensus::AcceptorNodeOptions acceptor_options(std::uint32_t acceptor) const;
+  std::uint32_t acceptor_buffers() const;
+  std::uint32_t learner_buffers() const { return 2 * plan_.learner_window + 1'024; }
   void crash(std::uint32_t node, std::uint32_t frames_left);
+  void bury_acceptor(std::uint32_t acceptor);
   void return_mute(std::uint32_t acceptor);
+  void add_platter(std::uint32_t acceptor);
+  bool open_log(std::uint32_t acceptor);
+  void start_acceptor(std::uint32_t acceptor, const consensus::AcceptorNodeOptions& options);
+  void restart(std::uint32_t node);
+  void restart_acceptor(std::uint32_t acceptor);
+  void restart_learner(std::uint32_t learner);
+  void forget(const std::string& node);
   void add_learners();
-  statemachine::WorkerOptions worker_options(std::uint32_t learner) const;
+  void start_learner(std::uint32_t learner, std::uint32_t node);
+  statemachine::WorkerOptions worker_options(std::uint32_t learner, std::uint64_t epoch) const;
   statemachine::StateHashes reference_hashes(consensus::PartitionMask partitions);
   void add_replica(std::uint32_t learner, LearnerMachine& machine);
   void add_clients(const LoadPlan& load);
@@ -171,7 +202,6 @@ class Cluster {
   std::vector<LearnerMachine> learners_;
   std::vector<ClientMachine> clients_;
   std::vector<RawMachine> raw_clients_;
-  std::vector<AcceptorMachine> buried_;  // their counters are still read
   History history_;
   std::map<std::uint64_t, std::uint32_t> client_of_epoch_;
   std::map<std::string, std::uint64_t> counted_;

@@ -22,9 +22,9 @@ bool Cluster::clients_done() const {
 }
 
 bool Cluster::caught_up() const {
-  consensus::Instance top{};
+  // What one that crashed had delivered the others must deliver too, and it again.
+  consensus::Instance top{checker_.order().size()};
   for (const LearnerMachine& machine : learners_) {
-    // What one that crashed had delivered the others must deliver too.
     top = std::max(top, machine.node->learner().delivered_below());
     top = std::max(top, machine.node->learner().decided_below());
     if (machine.crashed) continue;
@@ -70,7 +70,7 @@ statemachine::StateHashes Cluster::reference_hashes(PartitionMask partitions) {
   DeliveryTap::Ring deliveries(2);
   dataplane::SpscRing<consensus::ReplyFrame> replies(2);
   dataplane::SpscRing<consensus::Proposal> proposals(1);
-  statemachine::WorkerOptions options = worker_options(0);
+  statemachine::WorkerOptions options = worker_options(0, 1);
   options.replies.replica = kAbsentReplica;
   options.session_idle = kSecond * 1'000'000;
   Replica replica(options, {deliveries, replies, proposals});
@@ -134,7 +134,8 @@ void Cluster::check_memory() {
     if (acceptors_[i].crashed) continue;
     const auto& acceptor = acceptors_[i].node->acceptor();
     // Every accepted instance, and what clients submitted out of turn.
-    const std::uint64_t retained = acceptor.accepted_below() - acceptor.trimmed_below();
+    const std::uint64_t retained = std::min<std::uint64_t>(
+        acceptor.accepted_below() - acceptor.trimmed_below(), acceptor.retain());
     check("acceptor " + std::to_string(i), *acceptors_[i].transport, retained + 256);
   }
   for (std::uint32_t i = 0; i < learners_.size(); ++i) {
@@ -156,7 +157,15 @@ void Cluster::count(std::map<std::string, std::uint64_t>& counters) const {
   counters["order.masked"] = checker_.masked_deliveries();
   counters["order.repeated_values"] = checker_.repeated_values();
   counters["order.proposer_reorders"] = checker_.proposer_reorders();
+  counters["order.restarts"] = checker_.restarts();
   counters["raw.retransmitted"] = raw_retransmitted();
+  for (const AcceptorMachine& machine : acceptors_) {
+    for (std::size_t i = 0;
+         machine.platter != nullptr && i < static_cast<std::size_t>(DiskEvent::kCount); ++i) {
+      const auto event = static_cast<DiskEvent>(i);
+      counters[std::string("disk.") + to_string(event)] += machine.platter->count(event);
+    }
+  }
 }
 
 std::uint64_t Cluster::raw_retransmitted() const {
@@ -177,6 +186,7 @@ std::string Cluster::describe_unfinished() const {
       text += "\n  acceptor " + std::to_string(i) + " crashed";
       continue;
     }
+    if (acceptors_[i].node->failed()) text += "\n  the disk failed of";
     const auto& node = *acceptors_[i].node;
     const auto held = node.acceptor().accepted(lowest);
     if (held.ballot != consensus::kNoBallot) {

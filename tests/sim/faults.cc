@@ -9,9 +9,10 @@ namespace annulus::sim {
 
 const char* to_string(FaultKind kind) {
   static constexpr const char* kNames[] = {
-      "loss",      "node_loss",  "send_loss", "multicast_loss", "duplicate", "reorder",
-      "slow_link", "slow_node",  "bit_flips", "link_full",      "partition", "stall",
-      "pause",     "clock_jump", "crash",     "mute_return",    "election"};
+      "loss",      "node_loss",   "send_loss",   "multicast_loss", "duplicate", "reorder",
+      "slow_link", "slow_node",   "bit_flips",   "link_full",      "partition", "stall",
+      "pause",     "clock_jump",  "crash",       "mute_return",    "election",  "restart",
+      "power_cut", "disk_damage", "disk_failure"};
   static_assert(std::size(kNames) == static_cast<std::size_t>(FaultKind::kCount));
   return kNames[static_cast<std::size_t>(kind)];
 }
@@ -92,6 +93,10 @@ void worsen(LinkQuality& link, const Fault& fault) {
     case FaultKind::kCrash:
     case FaultKind::kMuteReturn:
     case FaultKind::kElection:
+    case FaultKind::kRestart:
+    case FaultKind::kPowerCut:
+    case FaultKind::kDiskDamage:
+    case FaultKind::kDiskFailure:
     case FaultKind::kCount:
       return;
   }
@@ -118,6 +123,9 @@ struct Plan {
   void elect(std::uint32_t acceptor) {
     faults.push_back({.kind = FaultKind::kElection, .start = at, .end = at, .a = acceptor});
     coordinator = acceptor;
+  }
+  void add(FaultKind kind, Nanos start, std::uint32_t node, std::uint32_t amount = 0) {
+    faults.push_back({.kind = kind, .start = start, .end = start, .a = node, .amount = amount});
   }
   void cut(Nanos start, Nanos end, EndSet from, EndSet to, std::uint32_t amount) {
     faults.push_back({.kind = FaultKind::kPartition,
@@ -179,8 +187,18 @@ void plan_election(Plan& plan) {
   }
 }
 
+/// A node comes back, mostly soon; at times the coordinator has changed meanwhile, or changes to
+/// it.
+void plan_return(Plan& plan, std::uint32_t node) {
+  const Nanos again = plan.at + plan.micros(1, plan.rng.coin() ? 500 : 40'000);
+  plan.add(FaultKind::kRestart, again, node);
+  if (node >= plan.options.acceptors || plan.rng.coin()) return;
+  plan.at = again + plan.micros(0, 2'000);
+  plan.elect(plan.rng.coin() ? node : plan.other_acceptor());
+}
+
 /// A node dies, if the cluster can live without it: at most f acceptors, and neither the last
-/// replica nor the last client. An acceptor may come back, without its memory.
+/// replica nor the last client. An acceptor may come back: without its memory, or with its disk.
 void plan_crash(Plan& plan) {
   const FaultOptions& options = plan.options;
   const auto node = static_cast<std::uint32_t>(plan.rng.below(options.nodes - 1));
@@ -197,9 +215,62 @@ void plan_crash(Plan& plan) {
                          .end = plan.at,
                          .a = node,
                          .amount = draw_amount(plan.rng, FaultKind::kCrash)});
+  if (acceptor && options.durable) {
+    plan.crashed &= ~(std::uint64_t{1} << node);
+    return plan_return(plan, node);
+  }
   if (!acceptor || plan.rng.coin()) return;
   const Nanos again = plan.at + plan.micros(100, 50'000);
   plan.faults.push_back({.kind = FaultKind::kMuteReturn, .start = again, .end = again, .a = node});
+}
+
+/// A node that has its state from disk crashes in any turn, and comes back.
+void plan_restart(Plan& plan) {
+  const FaultOptions& options = plan.options;
+  auto node = static_cast<std::uint32_t>(plan.rng.below(options.acceptors));
+  if (plan.rng.chance(200'000)) {
+    node = options.acceptors + static_cast<std::uint32_t>(plan.rng.below(options.replicas));
+  }
+  plan.add(FaultKind::kCrash, plan.at, node, draw_amount(plan.rng, FaultKind::kCrash));
+  plan_return(plan, node);
+}
+
+/// Noticed when the log is read back, or when a value is wanted from it.
+void plan_damage(Plan& plan) {
+  const std::uint32_t acceptor = plan.options.damaged;
+  plan.add(FaultKind::kDiskDamage, plan.at, acceptor, static_cast<std::uint32_t>(plan.rng.next()));
+  if (plan.rng.chance(300'000)) return;
+  plan.add(FaultKind::kCrash, plan.at, acceptor, draw_amount(plan.rng, FaultKind::kCrash));
+  plan_return(plan, acceptor);
+}
+
+/// Everything loses power at once, and comes back one by one; then somebody is to coordinate.
+void plan_power_cut(Plan& plan) {
+  const FaultOptions& options = plan.options;
+  plan.add(FaultKind::kPowerCut, plan.at, 0, draw_amount(plan.rng, FaultKind::kCrash));
+  Nanos last = plan.at;
+  for (std::uint32_t node = 0; node < options.acceptors + options.replicas; ++node) {
+    const Nanos again = plan.at + plan.micros(1, 10'000);
+    plan.add(FaultKind::kRestart, again, node);
+    if (node < options.acceptors) last = std::max(last, again);
+  }
+  plan.at = last + plan.micros(0, 1'000);
+  // What was being decided is now below the durable end of a log that is damaged.
+  if (plan.rng.coin()) {
+    plan_damage(plan);
+    plan.at += plan.micros(0, 100);
+  }
+  plan.elect(static_cast<std::uint32_t>(plan.rng.below(options.acceptors)));
+}
+
+void plan_disk_fault(Plan& plan, FaultKind kind) {
+  Rng& rng = plan.rng;
+  if (kind == FaultKind::kRestart) return plan_restart(plan);
+  if (kind == FaultKind::kPowerCut) return plan_power_cut(plan);
+  if (kind == FaultKind::kDiskDamage) return plan_damage(plan);
+  const auto acceptor = static_cast<std::uint32_t>(rng.below(plan.options.acceptors));
+  plan.add(kind, plan.at, acceptor, static_cast<std::uint32_t>(rng.below(4)));
+  plan_return(plan, acceptor);
 }
 
 /// One link in one direction, or sets of nodes, in one direction or both; what is in neither set
@@ -226,6 +297,9 @@ void plan_one(Plan& plan) {
   Fault fault;
   fault.kind = draw_kind(rng, options.weights);
   if (fault.kind == FaultKind::kElection) return plan_election(plan);
+  if (static_cast<std::size_t>(fault.kind) >= kFirstDiskFault) {
+    return plan_disk_fault(plan, fault.kind);
+  }
   if (fault.kind == FaultKind::kCrash || fault.kind == FaultKind::kMuteReturn) {
     return plan_crash(plan);
   }
@@ -264,13 +338,21 @@ void plan_slow_replica(Plan& plan) {
 }  // namespace
 
 const FaultWeights kUsualFaults = {10, 6, 6, 10, 6, 8, 8, 6, 6, 6, 8, 18, 4, 3, 0, 0, 8};
+const FaultWeights kUsualDiskFaults = [] {
+  FaultWeights weights = kUsualFaults;
+  weights[static_cast<std::size_t>(FaultKind::kRestart)] = 6;
+  weights[static_cast<std::size_t>(FaultKind::kPowerCut)] = 2;
+  weights[static_cast<std::size_t>(FaultKind::kDiskDamage)] = 4;
+  weights[static_cast<std::size_t>(FaultKind::kDiskFailure)] = 2;
+  return weights;
+}();
 
-FaultWeights draw_weights(Rng& rng) {
+FaultWeights draw_weights(Rng& rng, bool durable) {
   FaultWeights weights{};
-  for (std::uint32_t& weight : weights) {
-    if (rng.coin()) weight = static_cast<std::uint32_t>(rng.between(1, 20));
+  for (std::size_t kind = 0; kind < (durable ? weights.size() : kFirstDiskFault); ++kind) {
+    if (rng.coin()) weights[kind] = static_cast<std::uint32_t>(rng.between(1, 20));
   }
-  weights[rng.below(weights.size())] += 5;  // never none
+  weights[rng.below(kFirstDiskFault)] += 5;  // never none
   return weights;
 }
 

@@ -30,8 +30,14 @@ enum class FaultKind : std::uint8_t {
   kCrash,       // a node is never polled again, from the midst of its next turn on
   kMuteReturn,  // a crashed acceptor is started again, without its memory
   kElection,    // another acceptor starts Phase 1
+  // Of clusters with disks only.
+  kRestart,      // a node that crashed or stopped starts again, with what its disk holds
+  kPowerCut,     // every acceptor and replica crashes
+  kDiskDamage,   // blocks of one acceptor's disk rot, or are overwritten with others
+  kDiskFailure,  // a write of one acceptor's disk fails
   kCount,
 };
+constexpr auto kFirstDiskFault = static_cast<std::size_t>(FaultKind::kRestart);
 const char* to_string(FaultKind kind);
 
 /// Network ends, one bit each.
@@ -52,8 +58,9 @@ struct Fault {
 /// How often each kind occurs, by kind.
 using FaultWeights = std::array<std::uint32_t, static_cast<std::size_t>(FaultKind::kCount)>;
 extern const FaultWeights kUsualFaults;
+extern const FaultWeights kUsualDiskFaults;
 /// A random subset of all kinds, crashes included, with random weights.
-FaultWeights draw_weights(Rng& rng);
+FaultWeights draw_weights(Rng& rng, bool durable);
 
 struct FaultOptions {
   FaultWeights weights = kUsualFaults;
@@ -64,7 +71,9 @@ struct FaultOptions {
   std::uint32_t stages = 0;
   std::uint32_t acceptors = 0;
   std::uint32_t nodes = 0;     // the first are acceptors, then replicas, then clients
-  std::uint32_t replicas = 0;  // the last of them never crashes
+  std::uint32_t replicas = 0;  // the last of them never crashes for good
+  bool durable = false;        // what crashed may come back
+  std::uint32_t damaged = 0;   // the one acceptor whose disk may be damaged
   std::vector<std::uint32_t> executing_stages;  // one of each replica
 };
 

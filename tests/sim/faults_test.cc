@@ -60,6 +60,42 @@ TEST(FaultsTest, OnlyACrashedAcceptorComesBackAndItIsMute) {
   EXPECT_GT(returns, 50u);
 }
 
+TEST(FaultsTest, WhatHasADiskComesBackAfterEveryCrash) {
+  std::uint32_t restarts = 0;
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    Rng rng(seed);
+    FaultOptions options = options_of(3);
+    options.durable = true;
+    options.damaged = 1;
+    options.weights = kUsualDiskFaults;
+    options.weights[static_cast<std::size_t>(FaultKind::kCrash)] = 3;
+    std::vector<bool> down(options.acceptors);
+    for (const Fault& fault : plan_faults(rng, options)) {
+      EXPECT_NE(fault.kind, FaultKind::kMuteReturn);
+      EXPECT_TRUE(fault.kind != FaultKind::kDiskDamage || fault.a == options.damaged);
+      if (fault.kind == FaultKind::kPowerCut) down.assign(down.size(), true);
+      if (fault.a >= options.acceptors) continue;
+      if (fault.kind == FaultKind::kCrash) down[fault.a] = true;
+      if (fault.kind != FaultKind::kRestart) continue;
+      ++restarts;
+      down[fault.a] = false;
+    }
+    EXPECT_EQ(down, std::vector<bool>(down.size())) << "seed " << seed;
+  }
+  EXPECT_GT(restarts, 1'000u);
+}
+
+TEST(FaultsTest, DisksFailOnlyWhereThereAreDisks) {
+  for (std::uint64_t seed = 1; seed <= 200; ++seed) {
+    Rng rng(seed);
+    FaultOptions options = options_of(3);
+    options.weights = draw_weights(rng, false);
+    for (const Fault& fault : plan_faults(rng, options)) {
+      EXPECT_LT(static_cast<std::size_t>(fault.kind), kFirstDiskFault);
+    }
+  }
+}
+
 TEST(FaultsTest, ClocksOfClientsDoNotJump) {
   Rng rng(1);
   FaultOptions options = options_of(3);
@@ -75,8 +111,9 @@ TEST(FaultsTest, AMixIsNeverEmptyAndComesFromTheSeedAlone) {
   for (std::uint64_t seed = 1; seed <= 1'000; ++seed) {
     Rng one(seed);
     Rng other(seed);
-    const FaultWeights weights = draw_weights(one);
-    EXPECT_EQ(weights, draw_weights(other));
+    const bool durable = seed % 3 == 0;
+    const FaultWeights weights = draw_weights(one, durable);
+    EXPECT_EQ(weights, draw_weights(other, durable));
     EXPECT_NE(weights, FaultWeights{});
   }
 }

@@ -19,36 +19,43 @@ struct Found {
   std::uint64_t seed;
 };
 constexpr Found kRecorded[] = {
-    {Defect::kLearnerTakesLatestValue, 16},
+    {Defect::kLearnerTakesLatestValue, 4},
     {Defect::kAcceptorVotesWithoutValue, 1},
-    {Defect::kAcceptorForgetsPromise, 44},
+    {Defect::kAcceptorForgetsPromise, 19},
     {Defect::kQuorumOneTooFew, 1},
     {Defect::kBallotNotUnique, 1},
-    {Defect::kDecisionAcrossBallots, 1},
+    {Defect::kDecisionAcrossBallots, 3},
     {Defect::kPhase1MinorityEnough, 2},
-    {Defect::kPhase1ForgetsAccepted, 2},
+    {Defect::kPhase1ForgetsAccepted, 1},
     {Defect::kSessionKeepsMaximum, 8},
     {Defect::kDuplicateExecuted, 1},
     {Defect::kReplyBeforePrefix, 1},
-    {Defect::kSkipUndecidedMask, 7},
+    {Defect::kSkipUndecidedMask, 28},
     {Defect::kReplicaSkipsWrite, 1},
     {Defect::kReadsInSessionTable, 1},
     {Defect::kFloorRaisedAtSubmission, 1},
     {Defect::kCachedReplyOfNeighbour, 1},
     {Defect::kRepliesBySubstitute, 1},
     {Defect::kChecksumIgnored, 3},
-    {Defect::kHoleTakesCommand, 8},
+    {Defect::kHoleTakesCommand, 6},
     {Defect::kPhase1TakesLowest, 2},
     {Defect::kPhase1ForgetsOwn, 9},
-    {Defect::kFragmentOfAnyValue, 19},
+    {Defect::kFragmentOfAnyValue, 46},
     {Defect::kPulledTakenAsDecided, 1},
-    {Defect::kStaleExecuted, 33},
-    {Defect::kExpiryIgnoresActivity, 6},
+    {Defect::kStaleExecuted, 31},
+    {Defect::kExpiryIgnoresActivity, 2},
     {Defect::kReadAnsweredUnordered, 1},
-    {Defect::kReplyPartsMixed, 26},
-    {Defect::kRefusalBelieved, 3},
-    {Defect::kMuteVotes, 3},
+    {Defect::kReplyPartsMixed, 6},
+    {Defect::kRefusalBelieved, 16},
+    {Defect::kMuteVotes, 27},
     {Defect::kTrailingOutrun, 11},
+    {Defect::kVoteBeforeWrite, 4},
+    {Defect::kPromiseNotKept, 1},
+    {Defect::kLogChecksumIgnored, 2},
+    {Defect::kLogCutAtDamage, 3},
+    {Defect::kLaterWriteVouches, 1},
+    {Defect::kDiskErrorIgnored, 4},
+    {Defect::kDamageDenied, 10},
 };
 
 /// The run of a seed that may show the defect: this one needs a node that crashes.
@@ -76,7 +83,11 @@ bool find_planted(const char* only, std::uint64_t seeds_max) {
     const auto defect = static_cast<Defect>(i);
     std::string how;
     std::uint64_t seed = 0;
-    while (how.empty() && seed < seeds_max) how = outcome_in_child(run_for(defect, ++seed), defect);
+    while (how.empty() && seed < seeds_max) {
+      const RunOptions run = run_for(defect, ++seed);
+      how = outcome_in_child(run, defect);
+      if (!how.empty() && !outcome_in_child(run).empty()) how.clear();  // fails anyway
+    }
     found += !how.empty();
     print(defect, seed, how.empty() ? "NOT FOUND" : how);
   }

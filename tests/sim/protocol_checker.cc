@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "dataplane/hash.h"
+#include "tests/sim/protocol_text.h"
 
 namespace annulus::sim {
 
@@ -15,23 +16,10 @@ using consensus::Value;
 using consensus::ValueId;
 using dataplane::FrameHeader;
 
-namespace {
-
-std::string text(const ValueId& id) {
-  return "value " + std::to_string(raw(id.proposer)) + "/" + std::to_string(id.epoch % 10'000) +
-         "/" + std::to_string(id.sequence);
-}
-std::string text(Instance instance) { return "instance " + std::to_string(raw(instance)); }
-std::string text(Ballot ballot) {
-  return "ballot " + std::to_string(consensus::round_of(ballot)) + "." +
-         std::to_string(raw(consensus::coordinator_of(ballot)));
-}
-
-}  // namespace
-
-ProtocolChecker::ProtocolChecker(const consensus::Configuration& configuration, Failure& failure,
-                                 Trace& trace)
+ProtocolChecker::ProtocolChecker(const consensus::Configuration& configuration, bool durable,
+                                 Failure& failure, Trace& trace)
     : configuration_(configuration),
+      durable_(durable),
       failure_(failure),
       trace_(trace),
       crashed_learner_(configuration.learners.size()),
@@ -43,6 +31,16 @@ void ProtocolChecker::set_acceptor(std::uint32_t end, std::uint32_t acceptor) {
   acceptor_of_end_[end] = static_cast<int>(acceptor);
 }
 
+void ProtocolChecker::set_restarted_learner(std::uint32_t learner) {
+  crashed_learner_[learner] = false;
+  delivered_by_[learner].clear();
+  last_delivered_[learner] = {};
+}
+
+void ProtocolChecker::raise_floor(std::uint32_t acceptor, Ballot ballot) {
+  floor_[acceptor] = std::max(floor_[acceptor], ballot);
+}
+
 void ProtocolChecker::on_transmit(Nanos now, std::uint32_t sender, const Endpoint&,
                                   std::span<const std::byte> head, std::span<const std::byte>) {
   const auto& header = *reinterpret_cast<const FrameHeader*>(head.data());
@@ -52,21 +50,13 @@ void ProtocolChecker::on_transmit(Nanos now, std::uint32_t sender, const Endpoin
   const auto acceptor = static_cast<std::uint32_t>(acceptor_of_end_[sender]);
   // Passed on for another node: seen when that one sent it.
   if (header.sender != raw(configuration_.acceptors[acceptor].id)) return;
-  if (silent_[acceptor]) {
-    return failure_.set("T5: acceptor " + std::to_string(acceptor) +
-                        ", started again without its memory, sends a message of type " +
-                        std::to_string(header.type));
+  if (!silent_[acceptor].empty()) {
+    return failure_.set("T5: acceptor " + std::to_string(acceptor) + ", " + silent_[acceptor] +
+                        ", sends a message of type " + std::to_string(header.type));
   }
   switch (type) {
-    case MessageType::kPhase1A: {
-      const auto& m = message<consensus::Phase1A>(head);
-      if (phase1_from_.emplace(Ballot{m.ballot.get()}, Instance{m.from.get()}).second) {
-        trace_.note(now, "acceptor " + std::to_string(acceptor) + " asks for promises, " +
-                             text(Ballot{m.ballot.get()}) + ", from " +
-                             text(Instance{m.from.get()}));
-      }
-      return;
-    }
+    case MessageType::kPhase1A:
+      return on_phase1a(now, acceptor, message<consensus::Phase1A>(head));
     case MessageType::kPhase1B:
       return on_phase1b(acceptor, message<consensus::Phase1B>(head));
     case MessageType::kPhase2A:
@@ -160,7 +150,7 @@ void ProtocolChecker::on_phase2a(Nanos now, std::uint32_t sender,
                  " at " + text(ballot) + ", after it promised " + text(promised_[sender]));
   }
   for (const Proposal& earlier : proposals_[raw(instance)]) {
-    if (earlier.ballot < ballot && decided(earlier) && earlier.value != value) {
+    if (earlier.ballot < ballot && surely_decided(earlier) && earlier.value != value) {
       failure_.set("agreement: " + text(instance) + " was decided at " + text(earlier.ballot) +
                    " and another value is proposed at " + text(ballot));
     }
@@ -169,41 +159,9 @@ void ProtocolChecker::on_phase2a(Nanos now, std::uint32_t sender,
     failure_.set("T7: a hole at " + text(instance) + ", " + text(ballot) + ", is filled with " +
                  text(value.id));
   }
-  // Whoever proposes accepts by that.
-  proposals_[raw(instance)].push_back({ballot, value, consensus::just(sender)});
-}
-
-void ProtocolChecker::on_phase1b(std::uint32_t acceptor, const consensus::Phase1B& promise) {
-  promised_[acceptor] = std::max(promised_[acceptor], Ballot{promise.ballot.get()});
-  Reported& reported = reported_[acceptor];
-  reported.chosen_below = std::max(reported.chosen_below, Instance{promise.chosen_below.get()});
-  for (const auto& entry : consensus::entries<consensus::Phase1BEntry>(promise, promise.count)) {
-    Ballot& ballot = reported.ballots[Instance{entry.instance.get()}];
-    ballot = std::max(ballot, Ballot{entry.ballot.get()});
-  }
-}
-
-/// Counts promises as their coordinator does: those after a majority change nothing any more.
-void ProtocolChecker::on_promise(std::uint32_t coordinator, const FrameHeader& header,
-                                 const consensus::Phase1B& promise) {
-  const Ballot ballot{promise.ballot.get()};
-  const auto acceptor = configuration_.acceptor_index(consensus::NodeId{header.sender.get()});
-  if (consensus::coordinator_of(ballot) != configuration_.acceptors[coordinator].id || !acceptor) {
-    return;
-  }
-  Phase1& phase1 = phase1_[ballot];
-  phase1.promises = phase1.promises | consensus::just(coordinator);
-  if (consensus::size(phase1.promises) >= configuration_.majority()) return;
-  for (const auto& entry : consensus::entries<consensus::Phase1BEntry>(promise, promise.count)) {
-    const Instance instance{entry.instance.get()};
-    phase1.accepted_below = std::max(phase1.accepted_below, instance + 1);
-  }
-  Phase1::Parts& parts = phase1.parts[*acceptor];
-  if (parts.answer != promise.answer) parts = {promise.answer, 0};
-  parts.seen |= std::uint64_t{1} << promise.part;
-  if (std::popcount(parts.seen) == promise.parts) {
-    phase1.promises = phase1.promises | consensus::just(*acceptor);
-  }
+  // Whoever proposes accepts by that; with a disk, once it counts its own vote.
+  const AcceptorSet own = consensus::just(sender);
+  proposals_[raw(instance)].push_back({ballot, value, own, durable_ ? AcceptorSet{} : own});
 }
 
 /// T7: a value that is new at an instance, though something above it was decided or is known to
@@ -216,16 +174,6 @@ bool ProtocolChecker::filled_with(Instance hole, Ballot ballot, const Value& val
   return !value.noop() && (below_accepted || below_decided) &&
          std::none_of(earlier.begin(), earlier.end(),
                       [&](const Proposal& each) { return each.value == value; });
-}
-
-bool ProtocolChecker::told_in_promise(std::uint32_t acceptor, Instance instance,
-                                      Ballot ballot) const {
-  const Reported& reported = reported_[acceptor];
-  const auto asked = phase1_from_.find(promised_[acceptor]);
-  const bool not_asked = asked != phase1_from_.end() && instance < asked->second;
-  if (not_asked || instance < reported.chosen_below) return true;
-  const auto entry = reported.ballots.find(instance);
-  return entry != reported.ballots.end() && entry->second == ballot;
 }
 
 void ProtocolChecker::on_phase2b(std::uint32_t acceptor, const consensus::Phase2B& votes) {
@@ -247,7 +195,11 @@ void ProtocolChecker::on_vote(std::uint32_t acceptor, Ballot ballot,
       proposal->value.content_hash != entry.content_hash) {
     return failure_.set("vote: " + who + ", for another value than was proposed");
   }
-  if ((raw(proposal->votes) & raw(consensus::just(acceptor))) != 0) return;
+  if ((raw(proposal->said) & raw(consensus::just(acceptor))) != 0) return;
+  if (ballot < restart_floor_[acceptor]) {
+    return failure_.set("promise: " + who + ", which is new, though it had said " +
+                        text(restart_floor_[acceptor]) + " before it started again");
+  }
   // A vote that leaves after the promise is harmless if the promise told of it, or if it was not
   // asked because the new coordinator knows the decision.
   if (ballot < promised_[acceptor] && !told_in_promise(acceptor, instance, ballot)) {
@@ -258,8 +210,10 @@ void ProtocolChecker::on_vote(std::uint32_t acceptor, Ballot ballot,
       (held == held_.end() || held->second.fragments[acceptor] != held->second.all)) {
     return failure_.set("vote: " + who + ", without holding " + text(proposal->value.id));
   }
+  raise_floor(acceptor, ballot);
   proposal->votes = proposal->votes | consensus::just(acceptor);
-  if (decided(*proposal) && instance > decided_top_) {
+  proposal->said = proposal->said | consensus::just(acceptor);
+  if (surely_decided(*proposal) && instance > decided_top_) {
     decided_top_ = instance;
     decided_top_ballot_ = ballot;
   }
@@ -267,6 +221,10 @@ void ProtocolChecker::on_vote(std::uint32_t acceptor, Ballot ballot,
 
 bool ProtocolChecker::decided(const Proposal& proposal) const {
   return consensus::size(proposal.votes) >= configuration_.majority();
+}
+
+bool ProtocolChecker::surely_decided(const Proposal& proposal) const {
+  return proposal.told || consensus::size(proposal.said) >= configuration_.majority();
 }
 
 void ProtocolChecker::on_decided(const consensus::WireDecided& wire) {
@@ -279,11 +237,15 @@ void ProtocolChecker::on_decided(const consensus::WireDecided& wire) {
     return;
   }
   for (Instance i = std::max(told.from, verified->second); i < told.below; ++i) {
-    const Proposal* proposal = find(i, told.ballot);
+    Proposal* proposal = find(i, told.ballot);
     if (proposal == nullptr || !decided(*proposal)) {
       return failure_.set("decision: " + text(i) + " was told decided at " + text(told.ballot) +
                           " without a majority of votes");
     }
+    proposal->told = true;
+    // If it takes the coordinator's own vote, that has been said by this.
+    if (consensus::size(proposal->said) < configuration_.majority())
+      proposal->said = proposal->votes;
   }
   verified->second = std::max(verified->second, told.below);
 }

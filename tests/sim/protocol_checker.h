@@ -1,6 +1,7 @@
 // Watches every frame sent and every value delivered, and knows from them alone what Ring Paxos
 // forbids: two values at one instance, a decision without a majority, a vote for a value not held,
-// a value nobody submitted, a delivery out of order.
+// a value nobody submitted, a delivery out of order, a promise that leaves out or contradicts what
+// the same acceptor said before, in this incarnation or an earlier one.
 #pragma once
 
 #include <array>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "consensus/delivery.h"
+#include "consensus/log.h"
 #include "consensus/messages.h"
 #include "consensus/ring.h"
 #include "tests/sim/network.h"
@@ -39,14 +41,23 @@ class ProtocolChecker final : public NetworkObserver {
     Nanos first_delivered = kNever;
   };
 
-  ProtocolChecker(const consensus::Configuration& configuration, Failure& failure, Trace& trace);
+  /// `durable`: a proposal is accepted by its coordinator only once that says so.
+  ProtocolChecker(const consensus::Configuration& configuration, bool durable, Failure& failure,
+                  Trace& trace);
 
   /// Which network end is which node; others are clients.
   void set_acceptor(std::uint32_t end, std::uint32_t acceptor);
-  /// T5: it was started again without its memory, and must not be heard of any more.
-  void set_silent(std::uint32_t acceptor) { silent_[acceptor] = true; }
+  /// It must not be heard of any more; T5: it was started again without its memory, or its disk
+  /// failed.
+  void set_silent(std::uint32_t acceptor, const std::string& why) { silent_[acceptor] = why; }
+  /// It was started again with its disk, and is held to all that it said before.
+  void set_restarted(std::uint32_t acceptor, const consensus::RecoveredAcceptor& recovered);
+  /// Its disk was damaged: of a part of what it accepted it may say that it does not know.
+  void set_damaged(std::uint32_t acceptor) { damaged_[acceptor] = true; }
   /// It crashed: that it delivered no more is no fault.
   void set_crashed_learner(std::uint32_t learner) { crashed_learner_[learner] = true; }
+  /// It was started again with nothing, and has to deliver everything once more.
+  void set_restarted_learner(std::uint32_t learner);
 
   void on_transmit(Nanos now, std::uint32_t sender, const Endpoint& to,
                    std::span<const std::byte> head, std::span<const std::byte> payload) override;
@@ -61,6 +72,7 @@ class ProtocolChecker final : public NetworkObserver {
 
   /// Indexed by instance; those of no-ops, and of values that no learner wanted, are not known.
   const std::vector<Chosen>& order() const { return order_; }
+  std::uint64_t restarts() const { return restarts_; }
   std::uint64_t delivered() const { return delivered_; }
   std::uint64_t ballots() const { return ballots_; }
   std::uint64_t masked_deliveries() const { return masked_; }
@@ -71,7 +83,9 @@ class ProtocolChecker final : public NetworkObserver {
   struct Proposal {
     consensus::Ballot ballot{};
     consensus::Value value;
-    consensus::AcceptorSet votes{};
+    consensus::AcceptorSet votes{};  // sent, or implied by proposing
+    consensus::AcceptorSet said{};   // of these, what nobody may take back
+    bool told = false;               // decided, to somebody
   };
   struct Held {
     std::array<std::uint64_t, consensus::kAcceptorsMax> fragments{};
@@ -82,6 +96,21 @@ class ProtocolChecker final : public NetworkObserver {
   struct Reported {
     consensus::Instance chosen_below{};
     std::map<consensus::Instance, consensus::Ballot> ballots;
+  };
+
+  /// At which ballot something was accepted.
+  using Told = std::map<consensus::Instance, consensus::Ballot>;
+  /// The parts seen of the promise that an acceptor is sending.
+  struct Promise {
+    consensus::Ballot ballot{};
+    std::uint64_t answer = 0;
+    std::uint64_t seen = 0;
+    Told told;
+  };
+  struct Asked {
+    consensus::Instance from{};       // first
+    consensus::Instance from_last{};  // by the last that was sent
+    std::uint32_t incarnation = 0;
   };
 
   /// The promises that reached a coordinator, as far as it counts them.
@@ -101,6 +130,12 @@ class ProtocolChecker final : public NetworkObserver {
   }
   Proposal* find(consensus::Instance instance, consensus::Ballot ballot);
   void on_submit(const consensus::Submit& submit);
+  void on_phase1a(Nanos now, std::uint32_t acceptor, const consensus::Phase1A& asked);
+  void check_recovered(std::uint32_t acceptor, const consensus::RecoveredAcceptor& recovered);
+  void check_promise(std::uint32_t acceptor, const consensus::Phase1B& promise);
+  void check_votes_told(std::uint32_t acceptor, const std::string& who, consensus::Instance from,
+                        const consensus::InstanceRange& unknown, const Told& told);
+  void raise_floor(std::uint32_t acceptor, consensus::Ballot ballot);
   void on_phase2a(Nanos now, std::uint32_t sender, const consensus::Phase2A& proposal);
   void on_phase1b(std::uint32_t acceptor, const consensus::Phase1B& promise);
   void on_promise(std::uint32_t coordinator, const dataplane::FrameHeader& header,
@@ -113,22 +148,31 @@ class ProtocolChecker final : public NetworkObserver {
   void on_vote(std::uint32_t acceptor, consensus::Ballot ballot,
                const consensus::Phase2BEntry& entry);
   void on_decided(const consensus::WireDecided& decided);
+  /// Its votes may be a majority; nobody can unmake what they decided.
   bool decided(const Proposal& proposal) const;
+  bool surely_decided(const Proposal& proposal) const;
   void check_proposed(const consensus::Delivery& delivery);
   void check_proposer_order();
 
   const consensus::Configuration& configuration_;
+  const bool durable_;
   Failure& failure_;
   Trace& trace_;
   std::vector<int> acceptor_of_end_;
-  std::array<bool, consensus::kAcceptorsMax> silent_{};
+  std::array<std::string, consensus::kAcceptorsMax> silent_;  // why
+  std::array<bool, consensus::kAcceptorsMax> damaged_{};
+  std::array<std::uint32_t, consensus::kAcceptorsMax> incarnation_{};
+  // The highest ballot of anything said, and what it was at the last start.
+  std::array<consensus::Ballot, consensus::kAcceptorsMax> floor_{};
+  std::array<consensus::Ballot, consensus::kAcceptorsMax> restart_floor_{};
+  std::array<Promise, consensus::kAcceptorsMax> promising_;
   std::vector<bool> crashed_learner_;
   std::map<consensus::ValueId, consensus::Value> submitted_;
   std::map<consensus::ValueId, Held> held_;
   std::vector<std::vector<Proposal>> proposals_;                     // by instance
   std::map<consensus::Ballot, consensus::Instance> verified_below_;  // decisions checked
   std::array<consensus::Ballot, consensus::kAcceptorsMax> promised_{};
-  std::map<consensus::Ballot, consensus::Instance> phase1_from_;
+  std::map<consensus::Ballot, Asked> phase1_asked_;
   std::map<consensus::Ballot, Phase1> phase1_;
   consensus::Instance decided_top_{};  // the highest decided, and at which ballot
   consensus::Ballot decided_top_ballot_{};
@@ -138,6 +182,7 @@ class ProtocolChecker final : public NetworkObserver {
   std::vector<consensus::Instance> last_delivered_;  // by learner
   std::map<consensus::ValueId, std::uint64_t> places_;
   std::map<std::pair<consensus::NodeId, std::uint64_t>, std::uint64_t> highest_;
+  std::uint64_t restarts_ = 0;
   std::uint64_t delivered_ = 0;
   std::uint64_t ballots_ = 0;
   std::uint64_t masked_ = 0;

@@ -51,6 +51,16 @@ constexpr RarePath kRarePaths[] = {
     {"damaged payload caught", "port.drop_bad_payload_hash"},
     {"link full", "network.link_full"},
     {"frame lost by one multicast receiver", "network.lost_in_multicast"},
+    {"node started again with what its disk holds", "order.restarts"},
+    {"vote that waited for the log", "acceptor.votes_after_write"},
+    {"value read from the log", "acceptor.values_from_log"},
+    {"value lost by the log and mended", "acceptor.values_mended"},
+    {"accept refused by a full log", "acceptor.drop_log_full"},
+    {"write overtaken by a later one", "disk.overtaken"},
+    {"write torn by a crash", "disk.torn"},
+    {"write lost in a crash", "disk.lost_at_crash"},
+    {"failed write", "disk.failed"},
+    {"corrupt or misdirected block found at start", "log.damaged_blocks"},
 };
 
 }  // namespace annulus::sim

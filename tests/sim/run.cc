@@ -35,7 +35,10 @@ struct Scene {
         cluster(world, plan, {options.commands, options.commands / 20, duration(options)},
                 rng.fork()) {
     FaultOptions wanted;
-    if (options.mix) wanted.weights = draw_weights(rng);
+    wanted.durable = plan.durable;
+    wanted.damaged = plan.damaged;
+    if (plan.durable) wanted.weights = kUsualDiskFaults;
+    if (options.mix) wanted.weights = draw_weights(rng, plan.durable);
     wanted.count = options.faults;
     wanted.ends = world.network().ends();
     wanted.node_ends = cluster.node_ends();
@@ -73,6 +76,7 @@ Nanos run_phases(Scene& scene, const RunOptions& options) {
   world.set_fault_handler([&](const Fault& fault) { cluster.on_fault(fault); });
   world.run([&] { return world.faults_over(); }, kFaultsLimit);
   world.heal();
+  cluster.restart_all();
   const Nanos healed = world.now();
   world.trace().note(healed, "everything is well that has not crashed");
   if (world.failure().failed()) return healed;

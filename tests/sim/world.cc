@@ -8,6 +8,12 @@ World::World(std::uint64_t seed, std::uint32_t frame_bytes_max)
     : rng_(seed), network_(rng_.fork(), frame_bytes_max, trace_) {}
 
 std::uint32_t World::add_stage(dataplane::Stage* stage, std::uint32_t node, std::uint32_t end) {
+  for (std::uint32_t i = 0; i < stages_.size(); ++i) {
+    Scheduled& place = stages_[i];
+    if (place.stage != nullptr || place.node != node || place.end != end) continue;
+    place = {.stage = stage, .node = node, .end = end, .disk = place.disk};
+    return i;
+  }
   stages_.push_back({stage, node, end});
   if (clock_ahead_.size() <= node) clock_ahead_.resize(node + 1);
   return static_cast<std::uint32_t>(stages_.size() - 1);
@@ -37,6 +43,7 @@ void World::poll(Scheduled& stage) {
   stage.ready = result.work != 0;
   // A stage whose deadline has passed is polled again, but time goes on meanwhile.
   stage.wake = result.deadline == kNever ? kNever : std::max(result.deadline - ahead, now_ + 1);
+  if (stage.disk && stage.wake == now_ + 1) stage.wake += rng_.between(200, 6'000);
   if (result.work != 0) {
     trace_.mix(TraceEvent::kPoll, static_cast<std::uint64_t>(now_), stage.node, result.work);
     for (Scheduled& sibling : stages_) {

@@ -26,8 +26,12 @@ class World {
   World(std::uint64_t seed, std::uint32_t frame_bytes_max);
 
   /// Stages of one node share rings: what one does wakes the others. `end` is the network end that
-  /// the stage receives from, or kNoEnd.
+  /// the stage receives from, or kNoEnd. Takes the place of one that was buried, if there is one.
   std::uint32_t add_stage(dataplane::Stage* stage, std::uint32_t node, std::uint32_t end);
+  /// The node's stages have a disk: they are polled while it works, though not without pause.
+  void set_disk(std::uint32_t node) {
+    for (Scheduled& stage : stages_) stage.disk |= stage.node == node;
+  }
   /// The node's stages are polled once more at most, and of what that turn sends only
   /// `frames_left` frames leave. Nobody is told.
   void crash(std::uint32_t node, std::uint32_t frames_left);
@@ -66,6 +70,7 @@ class World {
     Nanos wake = 0;
     Nanos stalled_until = 0;
     bool last_turn = false;  // its node crashes in it
+    bool disk = false;       // asks to be polled at once while its disk works
   };
 
   /// When the stage next has something to do.

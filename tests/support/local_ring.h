@@ -43,10 +43,12 @@ class LocalRing {
 
   std::unique_ptr<consensus::AcceptorNode> make_acceptor(std::uint32_t i,
                                                          consensus::AcceptorNodeOptions options,
-                                                         std::uint64_t epoch = 1) {
+                                                         std::uint64_t epoch = 1,
+                                                         consensus::AcceptorLog* log = nullptr) {
     options.identity = identity(i, epoch);
     options.acceptor.fragment_bytes = options.coordinator.fragment_bytes = fragment;
-    return std::make_unique<consensus::AcceptorNode>(options, configuration, fabric.transport(i));
+    return std::make_unique<consensus::AcceptorNode>(options, configuration, fabric.transport(i),
+                                                     log);
   }
   void add_learners() {
     for (std::uint32_t i = 0; i < kLearners; ++i) {

@@ -1,0 +1,187 @@
+// How the machines of a cluster die and what they are when they come back: memory acceptors mute,
+// those with a disk as their disk has it, replicas with nothing, to execute everything once more.
+#include "tests/sim/cluster.h"
+
+namespace annulus::sim {
+
+namespace {
+
+constexpr recovery::LogIdentity log_identity(std::uint32_t acceptor) {
+  return {kCluster, acceptor_id(acceptor), 7};
+}
+
+/// Enough for every value of a run, several times.
+constexpr std::uint64_t kDiskBlocks = 32'768;
+
+}  // namespace
+
+void Cluster::on_fault(const Fault& fault) {
+  switch (fault.kind) {
+    case FaultKind::kCrash:
+      return crash(fault.a, fault.amount);
+    case FaultKind::kMuteReturn:
+      if (acceptors_[fault.a].crashed) return_mute(fault.a);
+      return;
+    case FaultKind::kElection:
+      if (!acceptors_[fault.a].crashed) acceptors_[fault.a].node->start_election();
+      return;
+    case FaultKind::kRestart:
+      return restart(fault.a);
+    case FaultKind::kPowerCut:
+      for (std::uint32_t node = 0; node < node_ends(); ++node) crash(node, fault.amount);
+      return;
+    case FaultKind::kDiskDamage:
+      checker_.set_damaged(fault.a);
+      return acceptors_[fault.a].platter->damage(fault.amount);
+    case FaultKind::kDiskFailure:
+      return acceptors_[fault.a].platter->fail_writes(fault.amount);
+    default:
+      return;
+  }
+}
+
+void Cluster::crash(std::uint32_t node, std::uint32_t frames_left) {
+  world_.crash(node, frames_left);
+  std::size_t index = node;
+  if (index < acceptors_.size()) {
+    acceptors_[index].crashed = true;
+    return;
+  }
+  index -= acceptors_.size();
+  if (index < learners_.size()) {
+    learners_[index].crashed = true;
+    checker_.set_crashed_learner(static_cast<std::uint32_t>(index));
+    return;
+  }
+  index -= learners_.size();
+  if (index < clients_.size()) {
+    clients_[index].crashed = true;
+    return;
+  }
+  raw_clients_[index - clients_.size()].crashed = true;
+}
+
+/// Its counters so far are counted, and its memory is given up.
+void Cluster::forget(const std::string& node) {
+  for (const auto& group : registry_.groups()) {
+    if (group.node != node) continue;
+    for (std::size_t i = 0; i < group.values.size(); ++i) {
+      counted_[group.stage + "." + group.names[i]] += group.values[i].get();
+    }
+  }
+  registry_.remove(node);
+}
+
+/// Takes the machine down for good; its address is free for another.
+void Cluster::bury_acceptor(std::uint32_t acceptor) {
+  AcceptorMachine& machine = acceptors_[acceptor];
+  const std::uint32_t end = machine.transport->index();
+  if (!machine.crashed) world_.crash(acceptor, 0);
+  machine.crashed = true;
+  world_.bury(acceptor);
+  forget("acceptor" + std::to_string(acceptor));
+  if (machine.disk != nullptr) machine.disk->lose_power();
+  if (machine.platter != nullptr) machine.platter->mend();
+  machine.disk = nullptr;
+  machine.node.reset();
+  machine.log.reset();
+  machine.transport = world_.network().transport_of(end, plan_.split_payloads, acceptor_buffers());
+  ++machine.incarnation;
+}
+
+/// A memory acceptor starts again: it has forgotten what it promised and accepted, and knows it.
+void Cluster::return_mute(std::uint32_t acceptor) {
+  bury_acceptor(acceptor);
+  AcceptorMachine& machine = acceptors_[acceptor];
+  world_.network().revive(machine.transport->index());
+  consensus::AcceptorNodeOptions options = acceptor_options(acceptor);
+  options.identity.epoch = machine.incarnation;
+  options.coordinate = false;
+  options.mute = true;
+  checker_.set_silent(acceptor, "started again without its memory");
+  start_acceptor(acceptor, options);
+}
+
+// --- Disks
+
+void Cluster::add_platter(std::uint32_t acceptor) {
+  const std::uint64_t blocks = acceptor == plan_.small ? plan_.small_blocks : kDiskBlocks;
+  acceptors_[acceptor].platter =
+      std::make_shared<Platter>(recovery::kLogBlocksAt + blocks, plan_.disk, rng_.fork());
+  SimDisk disk(acceptors_[acceptor].platter, world_, world_.failure(), [] {});
+  CHECK(recovery::AcceptorLog::format(disk, log_identity(acceptor)).ok());
+  CHECK(open_log(acceptor));
+}
+
+/// False if its log cannot be read any more, which is right only of the one that was damaged.
+bool Cluster::open_log(std::uint32_t acceptor) {
+  AcceptorMachine& machine = acceptors_[acceptor];
+  auto disk = std::make_unique<SimDisk>(
+      machine.platter, world_, world_.failure(),
+      [this, acceptor] { checker_.set_silent(acceptor, "whose disk failed"); });
+  machine.disk = disk.get();
+  auto opened = recovery::AcceptorLog::open(std::move(disk), log_identity(acceptor),
+                                            {.value_bytes_max = plan_.value_bytes_max,
+                                             .keeps_max = plan_.retain,
+                                             .depth = plan_.disk_depth,
+                                             .tell = [](const std::string&) {}});
+  if (opened) {
+    machine.log = std::move(opened).value();
+    return true;
+  }
+  machine.disk = nullptr;
+  world_.trace().note(world_.now(), opened.error().message);
+  if (acceptor != plan_.damaged) {
+    world_.failure().set("recovery: acceptor " + std::to_string(acceptor) +
+                         ", whose disk was not damaged: " + opened.error().message);
+  }
+  return false;
+}
+
+void Cluster::restart_all() {
+  for (AcceptorMachine& machine : acceptors_) {
+    if (machine.platter != nullptr) machine.platter->mend();
+  }
+  for (std::uint32_t node = 0; node < node_ends(); ++node) restart(node);
+}
+
+void Cluster::restart(std::uint32_t node) {
+  if (!plan_.durable) return;
+  if (node < acceptors_.size()) {
+    const AcceptorMachine& machine = acceptors_[node];
+    if (machine.crashed || machine.node->failed()) restart_acceptor(node);
+  } else if (learners_[node - acceptors_.size()].crashed) {
+    restart_learner(node - static_cast<std::uint32_t>(acceptors_.size()));
+  }
+}
+
+void Cluster::restart_acceptor(std::uint32_t acceptor) {
+  bury_acceptor(acceptor);
+  if (!open_log(acceptor)) return;
+  AcceptorMachine& machine = acceptors_[acceptor];
+  machine.crashed = false;
+  world_.network().revive(machine.transport->index());
+  checker_.set_restarted(acceptor, machine.log->recovered());
+  consensus::AcceptorNodeOptions options = acceptor_options(acceptor);
+  options.identity.epoch = machine.log->epoch();
+  start_acceptor(acceptor, options);
+}
+
+void Cluster::restart_learner(std::uint32_t learner) {
+  const auto node = static_cast<std::uint32_t>(acceptors_.size()) + learner;
+  LearnerMachine& machine = learners_[learner];
+  const std::uint32_t end = machine.transport->index();
+  world_.bury(node);
+  forget("learner" + std::to_string(learner));
+  machine.replica.reset();
+  machine.tap.reset();
+  machine.node.reset();
+  machine.transport = world_.network().transport_of(end, plan_.split_payloads, learner_buffers());
+  world_.network().revive(end);
+  ++machine.incarnation;
+  machine.crashed = false;
+  checker_.set_restarted_learner(learner);
+  start_learner(learner, node);
+}
+
+}  // namespace annulus::sim

@@ -1,0 +1,168 @@
+// What an acceptor must tell when it promises, and know when it starts again.
+#include <algorithm>
+#include <bit>
+
+#include "dataplane/hash.h"
+#include "tests/sim/protocol_checker.h"
+#include "tests/sim/protocol_text.h"
+
+namespace annulus::sim {
+
+using consensus::Ballot;
+using consensus::Instance;
+using consensus::Value;
+using dataplane::FrameHeader;
+
+void ProtocolChecker::set_restarted(std::uint32_t acceptor,
+                                    const consensus::RecoveredAcceptor& recovered) {
+  check_recovered(acceptor, recovered);
+  ++restarts_;
+  silent_[acceptor].clear();
+  ++incarnation_[acceptor];
+  restart_floor_[acceptor] = floor_[acceptor];
+  promising_[acceptor] = {};
+}
+
+/// What an acceptor starts again with: no promise and no vote is forgotten, nothing is invented.
+void ProtocolChecker::check_recovered(std::uint32_t acceptor,
+                                      const consensus::RecoveredAcceptor& recovered) {
+  const std::string who = "recovery: acceptor " + std::to_string(acceptor) + " starts again";
+  if (recovered.promised < floor_[acceptor]) {
+    return failure_.set(who + " with promise " + text(recovered.promised) + ", after it had said " +
+                        text(floor_[acceptor]));
+  }
+  Told told;
+  for (const auto& accept : recovered.accepted) {
+    told[accept.instance] = accept.ballot;
+    const Proposal* proposal = find(accept.instance, accept.ballot);
+    if (proposal == nullptr || proposal->value != accept.value ||
+        (!accept.value.noop() &&
+         dataplane::hash_bytes(accept.bytes) != accept.value.content_hash)) {
+      return failure_.set(who + " with what was not proposed at " + text(accept.instance) + ", " +
+                          text(accept.ballot));
+    }
+  }
+  for (Instance i = consensus::kFirstInstance; i < recovered.chosen_below; ++i) {
+    const bool known = raw(i) < proposals_.size();
+    if (known && std::any_of(proposals_[raw(i)].begin(), proposals_[raw(i)].end(),
+                             [&](const Proposal& each) { return decided(each); })) {
+      continue;
+    }
+    return failure_.set(who + " and takes " + text(i) + " for decided");
+  }
+  check_votes_told(acceptor, who, recovered.chosen_below, recovered.unknown, told);
+}
+
+void ProtocolChecker::on_phase1a(Nanos now, std::uint32_t acceptor,
+                                 const consensus::Phase1A& asked) {
+  const Ballot ballot{asked.ballot.get()};
+  const Instance from{asked.from.get()};
+  const auto [at, fresh] = phase1_asked_.emplace(ballot, Asked{from, from, incarnation_[acceptor]});
+  at->second.from_last = std::max(at->second.from_last, from);
+  if (fresh) {
+    trace_.note(now, "acceptor " + std::to_string(acceptor) + " asks for promises, " +
+                         text(ballot) + ", from " + text(from));
+  }
+  if (!durable_) return;
+  if (at->second.incarnation != incarnation_[acceptor]) {
+    failure_.set("T2: acceptor " + std::to_string(acceptor) + " started again and made " +
+                 text(ballot) + " once more");
+  }
+  if (ballot < floor_[acceptor]) {
+    failure_.set("promise: acceptor " + std::to_string(acceptor) + " asks for promises, " +
+                 text(ballot) + ", after " + text(floor_[acceptor]));
+  }
+  raise_floor(acceptor, ballot);
+}
+
+void ProtocolChecker::on_phase1b(std::uint32_t acceptor, const consensus::Phase1B& promise) {
+  check_promise(acceptor, promise);
+  promised_[acceptor] = std::max(promised_[acceptor], Ballot{promise.ballot.get()});
+  Reported& reported = reported_[acceptor];
+  reported.chosen_below = std::max(reported.chosen_below, Instance{promise.chosen_below.get()});
+  for (const auto& entry : consensus::entries<consensus::Phase1BEntry>(promise, promise.count)) {
+    Ballot& ballot = reported.ballots[Instance{entry.instance.get()}];
+    ballot = std::max(ballot, Ballot{entry.ballot.get()});
+  }
+}
+
+/// A promise tells of every vote that the acceptor cast, unless it need not; and is not below what
+/// the acceptor said before.
+void ProtocolChecker::check_promise(std::uint32_t acceptor, const consensus::Phase1B& promise) {
+  const Ballot ballot{promise.ballot.get()};
+  const std::string who =
+      "promise: acceptor " + std::to_string(acceptor) + " promised " + text(ballot);
+  if (ballot < floor_[acceptor]) {
+    return failure_.set(who + ", after it had said " + text(floor_[acceptor]));
+  }
+  raise_floor(acceptor, ballot);
+  Promise& sent = promising_[acceptor];
+  if (sent.ballot != ballot || sent.answer != promise.answer) {
+    sent = {.ballot = ballot, .answer = promise.answer};
+  }
+  for (const auto& entry : consensus::entries<consensus::Phase1BEntry>(promise, promise.count)) {
+    sent.told[Instance{entry.instance.get()}] = Ballot{entry.ballot.get()};
+  }
+  sent.seen |= std::uint64_t{1} << promise.part;
+  if (std::popcount(sent.seen) != promise.parts) return;
+  const auto asked = phase1_asked_.find(ballot);
+  const Instance from =
+      std::max(asked == phase1_asked_.end() ? Instance{} : asked->second.from_last,
+               Instance{promise.chosen_below.get()});
+  const consensus::InstanceRange unknown{Instance{promise.unknown_from.get()},
+                                         Instance{promise.unknown_below.get()}};
+  check_votes_told(acceptor, who, from, unknown, sent.told);
+}
+
+/// Every vote that the acceptor cast from `from` on is among what it tells, or may have been lost.
+void ProtocolChecker::check_votes_told(std::uint32_t acceptor, const std::string& who,
+                                       Instance from, const consensus::InstanceRange& unknown,
+                                       const Told& told) {
+  if (!unknown.empty() && !damaged_[acceptor]) {
+    return failure_.set(who + " and does not know what it accepted, though its disk is undamaged");
+  }
+  for (Instance i = from; raw(i) < proposals_.size(); ++i) {
+    if (unknown.contains(i)) continue;
+    const auto entry = told.find(i);
+    for (const Proposal& voted : proposals_[raw(i)]) {
+      if ((raw(voted.said) & raw(consensus::just(acceptor))) == 0) continue;
+      if (entry != told.end() && entry->second >= voted.ballot) continue;
+      return failure_.set(who + " without its vote at " + text(i) + ", " + text(voted.ballot));
+    }
+  }
+}
+
+/// Counts promises as their coordinator does: those after a majority change nothing any more.
+void ProtocolChecker::on_promise(std::uint32_t coordinator, const FrameHeader& header,
+                                 const consensus::Phase1B& promise) {
+  const Ballot ballot{promise.ballot.get()};
+  const auto acceptor = configuration_.acceptor_index(consensus::NodeId{header.sender.get()});
+  if (consensus::coordinator_of(ballot) != configuration_.acceptors[coordinator].id || !acceptor) {
+    return;
+  }
+  Phase1& phase1 = phase1_[ballot];
+  phase1.promises = phase1.promises | consensus::just(coordinator);
+  if (consensus::size(phase1.promises) >= configuration_.majority()) return;
+  for (const auto& entry : consensus::entries<consensus::Phase1BEntry>(promise, promise.count)) {
+    const Instance instance{entry.instance.get()};
+    phase1.accepted_below = std::max(phase1.accepted_below, instance + 1);
+  }
+  Phase1::Parts& parts = phase1.parts[*acceptor];
+  if (parts.answer != promise.answer) parts = {promise.answer, 0};
+  parts.seen |= std::uint64_t{1} << promise.part;
+  if (std::popcount(parts.seen) == promise.parts) {
+    phase1.promises = phase1.promises | consensus::just(*acceptor);
+  }
+}
+
+bool ProtocolChecker::told_in_promise(std::uint32_t acceptor, Instance instance,
+                                      Ballot ballot) const {
+  const Reported& reported = reported_[acceptor];
+  const auto asked = phase1_asked_.find(promised_[acceptor]);
+  const bool not_asked = asked != phase1_asked_.end() && instance < asked->second.from;
+  if (not_asked || instance < reported.chosen_below) return true;
+  const auto entry = reported.ballots.find(instance);
+  return entry != reported.ballots.end() && entry->second == ballot;
+}
+
+}  // namespace annulus::sim
