@@ -15,9 +15,10 @@ constexpr std::uint32_t kSilentMax = 16;
 /// How long a ring that failed is not used; longer if it fails again at once.
 constexpr Nanos kBrokenFirst = 100 * kMillisecond;
 constexpr Nanos kBrokenMax = 10 * kSecond;
-/// A learner whose node lives reports more often than this, even while it cannot move; longer than
-/// hosts make their processes wait, or memory is cleared for a table that grows.
-constexpr Nanos kLearnerSilentMax = 50 * kMillisecond;
+/// A learner is silent after four times the longest silence of it lately, at least this, at most
+/// that: hosts make their processes wait, and memory is cleared for a table that grows.
+constexpr Nanos kLearnerSilentMin = 20 * kMillisecond;
+constexpr Nanos kLearnerSilentMax = 200 * kMillisecond;
 /// One that reports and does not move is stuck.
 constexpr Nanos kLearnerIdleMax = kSecond;
 /// A proposal repeated this often without a majority for it: whoever coordinates is not heard.
@@ -325,17 +326,26 @@ Instance Coordinator::credit_below() const {
 }
 
 void Coordinator::on_learner_status(std::uint32_t learner, Instance delivered_below, Nanos now) {
-  if (learner < configuration_.learners.size()) learners_[learner].heard = attention_.awake(now);
+  if (learner < configuration_.learners.size()) note_heard(learners_[learner], now);
   on_credit(learner, delivered_below, now);
+}
+
+void Coordinator::note_heard(Learner& learner, Nanos now) {
+  const Nanos awake = attention_.awake(now);
+  learner.silences.fade(now);
+  // One without work has nothing to tell.
+  if (learner.delivered_below < decided_below_) learner.silences.note(awake - learner.heard, now);
+  learner.heard = awake;
 }
 
 void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nanos now) {
   if (learner >= configuration_.learners.size()) return;
   Learner& state = learners_[learner];
   if (state.known && delivered_below <= state.delivered_below) return;
+  note_heard(state, now);
   state.known = true;
   state.delivered_below = delivered_below;
-  state.progressed = state.heard = attention_.awake(now);
+  state.progressed = state.heard;
   if (state.standing == Standing::kInSet) return;
   Instance fastest = delivered_below;
   for (const Learner& other : learners_) fastest = std::max(fastest, other.delivered_below);
@@ -375,7 +385,9 @@ void Coordinator::await(Learner& learner, Nanos now) {
     return schedule(now + stall);
   }
   const Nanos silence = attention_.awake(now) - learner.heard;
-  if (silence < kLearnerSilentMax && idle < kLearnerIdleMax) return schedule(now + kMillisecond);
+  const Nanos patience =
+      std::clamp(4 * learner.silences.get(), kLearnerSilentMin, kLearnerSilentMax);
+  if (silence < patience && idle < kLearnerIdleMax) return schedule(now + kMillisecond);
   learner.standing = Standing::kGone;
   counters_[CoordinatorCounter::kLearnersGone].add();
 }

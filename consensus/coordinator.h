@@ -141,6 +141,7 @@ class Coordinator {
     Instance delivered_below = kFirstInstance;
     Nanos progressed = 0;
     Nanos heard = 0;
+    WorstDelay silences{0, kSecond};
   };
 
   Slot& slot(Instance instance) { return slots_[raw(instance) & (slots_.size() - 1)]; }
@@ -176,6 +177,7 @@ class Coordinator {
   void send_decision(bool repeated, Nanos now, Effects& effects);
   void repeat_undecided(Nanos now, Effects& effects);
   void pull_votes(Nanos now, Effects& effects);
+  void note_heard(Learner& learner, Nanos now);
   Instance credit_below(const Learner& learner) const;
   Instance credit_below() const;
   void await_learners(Nanos now);

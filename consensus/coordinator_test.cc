@@ -401,10 +401,11 @@ TEST_F(TrailingLearnerTest, IsGivenUpWhenItReportsButStandsStill) {
 
 TEST_F(TrailingLearnerTest, AbsenceOfTheCoordinatorItselfIsNobodysSilence) {
   fall_behind();
+  alive();
   now_ += 200 * kMillisecond;  // not polled
   turn();
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
-  pass(60 * kMillisecond);
+  pass(250 * kMillisecond);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
 }
 

@@ -11,9 +11,6 @@ constexpr Nanos kSlackMin = kMillisecond;
 constexpr Nanos kSlackMax = 500 * kMillisecond;
 /// Before anything was measured.
 constexpr Nanos kLatenessFirst = 5 * kMillisecond;
-/// The worst lateness counts for less and less: by a factor e in this time.
-constexpr Nanos kFade = 2 * kSecond;
-constexpr Nanos kFadeStep = 10 * kMillisecond;
 /// A node that leads looks up this often, only to keep its idea of the time.
 constexpr Nanos kLeadingStep = 10 * kMillisecond;
 
@@ -24,9 +21,9 @@ Election::Election(const Configuration& configuration, std::uint32_t self, Ballo
       self_(self),
       ballot_(promised),
       within_(kPhase1Time),
-      lateness_(kLatenessFirst) {}
+      lateness_(kLatenessFirst, kSlackMax) {}
 
-Nanos Election::slack() const { return std::clamp(2 * lateness_, kSlackMin, kSlackMax); }
+Nanos Election::slack() const { return std::clamp(2 * lateness_.get(), kSlackMin, kSlackMax); }
 
 /// How many are to suspect the coordinator before this node does. It is itself the last.
 std::uint32_t Election::rank() const {
@@ -34,15 +31,6 @@ std::uint32_t Election::rank() const {
   const auto coordinator = configuration_.acceptor_index(coordinator_of(ballot_));
   return coordinator ? (self_ + count - *coordinator - 1) % count : self_;
 }
-
-void Election::fade(Nanos now) {
-  const Nanos passed = now - faded_;
-  if (passed < kFadeStep) return;
-  faded_ = now;
-  lateness_ -= lateness_ * std::min(passed, kFade) / kFade;
-}
-
-void Election::note_late(Nanos by) { lateness_ = std::clamp(by, lateness_, kSlackMax); }
 
 void Election::expect(Nanos within, Nanos now) {
   heard_ = attention_.awake(now);
@@ -52,10 +40,10 @@ void Election::expect(Nanos within, Nanos now) {
 
 void Election::on_coordinator(NodeId sender, Ballot ballot, Nanos within, Nanos now) {
   if (coordinator_of(ballot) != sender || within == 0) return;
-  fade(now);
-  if (ballot == ballot_) note_late(attention_.awake(now) - heard_ - within_);
+  lateness_.fade(now);
+  if (ballot == ballot_) lateness_.note(attention_.awake(now) - heard_ - within_, now);
   if (ballot == deposed_) {
-    note_late(attention_.awake(now) - deposed_due_);
+    lateness_.note(attention_.awake(now) - deposed_due_, now);
     counters_[ElectionCounter::kHeardAgain].add();
     deposed_ = kNoBallot;
   }

@@ -61,8 +61,6 @@ class Election {
 
  private:
   std::uint32_t rank() const;
-  void fade(Nanos now);
-  void note_late(Nanos by);
   void expect(Nanos within, Nanos now);
   void ask(Effects& effects);
 
@@ -77,8 +75,7 @@ class Election {
   Nanos heard_ = 0;
   Nanos within_;  // promised then
   Nanos deposed_due_ = 0;
-  Nanos lateness_;   // the worst of late, fading
-  Nanos faded_ = 0;  // when it last did
+  WorstDelay lateness_;  // of the coordinator's words
   Nanos ask_from_ = 0;
   std::uint32_t questions_ = 0;  // asked in a row
   std::uint32_t question_ = 0;   // the last

@@ -42,6 +42,32 @@ class QuantileEstimate {
   std::uint32_t late_ = 0;
 };
 
+/// The worst of the delays seen lately: one counts for less and less, by a factor e in kFade.
+class WorstDelay {
+ public:
+  /// Delays longer than `most` count as that.
+  WorstDelay(Nanos first, Nanos most) : worst_(first), most_(most) {}
+
+  void note(Nanos delay, Nanos now) {
+    fade(now);
+    worst_ = std::clamp(delay, worst_, most_);
+  }
+  void fade(Nanos now) {
+    const Nanos passed = now - faded_;
+    if (passed < kFadeStep) return;
+    faded_ = now;
+    worst_ -= worst_ * std::min(passed, kFade) / kFade;
+  }
+  Nanos get() const { return worst_; }
+
+ private:
+  static constexpr Nanos kFade = 2 * kSecond;
+  static constexpr Nanos kFadeStep = 10 * kMillisecond;
+  Nanos worst_;
+  Nanos most_;
+  Nanos faded_ = 0;
+};
+
 /// A clock that stands still while its owner does not run, so that nobody is blamed for what could
 /// not be heard. Hosts make processes wait, and cores pause, for milliseconds. What tells is a
 /// timer that fires late.

@@ -134,8 +134,11 @@ TEST_F(DurableRingTest, ACoordinatorWhoseLogIsFullGivesUpAndDoesNotTryAgain) {
     if (ring_->acceptors[i]->coordinator().active()) now_leads = i;
   }
   ASSERT_NE(now_leads, 0u);
-  for (std::uint64_t s = delivered_[0].size() + 1; s <= sequence; ++s) submit(s, 100, now_leads);
-  run(20'000);
+  for (std::uint64_t s = 1; s <= sequence; ++s) {  // a new one has not heard of the first
+    submit(s, 10'000, now_leads);
+    run(100);
+  }
+  run(2'000);
   EXPECT_EQ(delivered_[0].back(), sequence);
   ring_->acceptors[0]->start_election();
   run(2'000);
