@@ -33,7 +33,7 @@ NodeConfig node_config(NodeKind kind, std::uint32_t id, std::uint32_t number) {
 }  // namespace
 
 Cluster::Cluster(const ClusterOptions& options)
-    : process_(options.process), clients_max_(options.clients_max) {
+    : process_(options.process), clients_max_(options.clients_max), gated_(options.gated) {
   CHECK(getrandom(&config_.id, sizeof config_.id, 0) == sizeof config_.id);
   config_.mode = options.mode;
   config_.durability = options.mode == Mode::kSmr ? options.durability : Durability::kMemory;
@@ -174,8 +174,23 @@ void Cluster::add_stage(const std::string& name, dataplane::Stage& stage) {
   registry_.add(name, std::string("stage.") + stage.name(), stage.stage_counters());
 }
 
-Status Cluster::start() {
+Gate& Cluster::gate(const std::string& node) {
+  CHECK(gates_.contains(node));
+  return gates_.at(node);
+}
+
+std::vector<Cores::Entry> Cluster::node_stages() {
   std::vector<Cores::Entry> entries = Cores::entries(nodes_);
+  for (Cores::Entry& entry : entries) {
+    if (!gated_) break;
+    gated_stages_.push_back(std::make_unique<GatedStage>(*entry.stage, gates_[entry.node]));
+    entry.stage = gated_stages_.back().get();
+  }
+  return entries;
+}
+
+Status Cluster::start() {
+  std::vector<Cores::Entry> entries = node_stages();
   entries.insert(entries.end(), own_stages_.begin(), own_stages_.end());
   auto cores = Cores::plan(std::move(entries), process_, dataplane::this_host());
   if (!cores) return cores.error();

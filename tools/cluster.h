@@ -19,6 +19,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,6 +28,7 @@
 #include "statemachine/blocking_client.h"
 #include "statemachine/client.h"
 #include "statemachine/state_hash.h"
+#include "tools/gate.h"
 #include "tools/node.h"
 
 namespace annulus::tools {
@@ -45,6 +47,7 @@ struct ClusterOptions {
   std::vector<ServiceConfig> service_names = {};  // for proxies: which service is which
   ServiceFactory services;
   ProcessConfig process;  // cores and idle policy
+  bool gated = false;     // nodes can be made to fail: see gate()
 };
 
 class Cluster {
@@ -74,6 +77,9 @@ class Cluster {
   /// Ends all threads. Called by the destructor too.
   void stop();
 
+  /// Makes the node "acceptor1", "replica2" ... fail. Any thread; of a gated cluster only.
+  Gate& gate(const std::string& node);
+
   /// Where the stages run, a line a core. After start().
   const std::string& plan() const { return cores_->text(); }
   dataplane::Registry& registry() { return registry_; }
@@ -88,6 +94,7 @@ class Cluster {
   explicit Cluster(const ClusterOptions& options);
   Status find_logs();
   Status make_nodes(const ServiceFactory& services);
+  std::vector<Cores::Entry> node_stages();
   statemachine::ClientOptions next_client(dataplane::LocalTransport*& transport);
 
   ClusterConfig config_;
@@ -103,6 +110,9 @@ class Cluster {
   std::vector<std::unique_ptr<statemachine::Client>> stage_clients_;
   std::vector<std::unique_ptr<statemachine::BlockingClient>> blocking_clients_;
   std::vector<Cores::Entry> own_stages_;
+  const bool gated_;
+  std::map<std::string, Gate> gates_;  // by node
+  std::vector<std::unique_ptr<GatedStage>> gated_stages_;
   std::unique_ptr<Cores> cores_;
 };
 

@@ -31,6 +31,7 @@ Experiment latency_experiment();
 Experiment btree_experiment();
 Experiment redis_experiment();
 Experiment ycsb_experiment();
+Experiment failover_experiment();
 /// Runs for as long as `minutes` says, which is an option of it.
 Experiment memory_experiment(std::shared_ptr<std::uint32_t> minutes);
 

@@ -293,6 +293,7 @@ void Load::on_completions(std::span<const Completion> completions, Nanos now) {
 void Load::finish(const InFlight& command, Nanos now) {
   const auto took = static_cast<std::uint64_t>(std::max<Nanos>(now - command.intended, 0));
   latency_.record(took);
+  if (timeline_ != nullptr) timeline_->record(now, static_cast<Nanos>(took));
   if (!stall_counters_.empty()) {
     std::uint64_t stalls = 0;
     for (const dataplane::Counter* counter : stall_counters_) stalls += counter->get();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -63,6 +64,29 @@ enum class LoadCounter : std::uint8_t {
   kCount,
 };
 
+/// When commands completed and how long they took: the last of them. One thread records; another
+/// may copy what was recorded less than a lap ago.
+class Timeline {
+ public:
+  struct Sample {
+    Nanos completed = 0;
+    Nanos took = 0;
+  };
+  explicit Timeline(std::uint32_t samples) : samples_(std::bit_ceil(samples)) {}
+
+  void record(Nanos completed, Nanos took) {
+    const std::uint64_t at = count_.load(std::memory_order_relaxed);
+    samples_[at & (samples_.size() - 1)] = {completed, took};
+    count_.store(at + 1, std::memory_order_release);
+  }
+  std::uint64_t count() const { return count_.load(std::memory_order_acquire); }
+  const Sample& at(std::uint64_t index) const { return samples_[index & (samples_.size() - 1)]; }
+
+ private:
+  std::vector<Sample> samples_;
+  std::atomic<std::uint64_t> count_{0};  // published by record()
+};
+
 class Load final : public dataplane::Stage, private statemachine::CompletionSink {
  public:
   explicit Load(const LoadOptions& options);
@@ -88,6 +112,13 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
     options_.mix = mix;
     drawn_.reset();
   }
+  /// Another rate from the next kRunning on. Only while settled in kIdle.
+  void set_rate(double rate) {
+    options_.rate = rate;
+    schedule_ = 0;
+  }
+  /// Only while settled in kIdle; it outlives the load.
+  void set_timeline(Timeline* timeline) { timeline_ = timeline; }
   /// Stalls counted by the cores that serve the commands: those that completed while one was
   /// counted are also recorded apart. Only while settled in kIdle; the counters outlive the load.
   void watch_stalls(std::vector<const dataplane::Counter*> counters) {
@@ -159,6 +190,7 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
   dataplane::Histogram stalled_latency_;
   std::vector<const dataplane::Counter*> stall_counters_;
   std::uint64_t stalls_seen_ = 0;
+  Timeline* timeline_ = nullptr;
 };
 
 }  // namespace annulus::bench

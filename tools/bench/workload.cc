@@ -82,6 +82,7 @@ tools::ClusterOptions cluster_options(const WorkloadOptions& options) {
   cluster.log_mb = options.log_mb;
   cluster.mtu = options.mtu;
   cluster.process = process_config(options);
+  cluster.gated = options.gated;
   const std::uint32_t memory = service_memory_mb(options.load);
   const bool kv = options.load.service == ServiceKind::kKv;
   cluster.service_names = {{"kv", kv ? memory : 64}, {"btree", kv ? 64 : memory}};
@@ -254,6 +255,25 @@ annulus::Result<Result> Rig::measure(const Mix& mix) {
   load_.set_phase(Load::Phase::kIdle);
   if (Status rested = come_to_rest(30); !rested) return rested.error();
   return result_of(mix, before, after);
+}
+
+std::shared_ptr<Rig::Reading> Rig::reading() const { return std::make_shared<Reading>(read()); }
+
+Result Rig::result_since(const std::shared_ptr<Reading>& before) const {
+  return result_of(options_.load.mix, *before, read());
+}
+
+Status Rig::run(double rate, Timeline* timeline) {
+  if (Status idle = come_to_rest(30); !idle) return idle;
+  load_.set_rate(rate);
+  load_.set_timeline(timeline);
+  load_.set_phase(Load::Phase::kRunning);
+  return {};
+}
+
+Status Rig::rest() {
+  load_.set_phase(Load::Phase::kIdle);
+  return come_to_rest(30);
 }
 
 Status Rig::finish(Result& result) {

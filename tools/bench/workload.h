@@ -34,6 +34,7 @@ struct WorkloadOptions {
   /// Latency figures leave out commands during which a core stood still (CoreLoop::stalls); those
   /// of all commands are beside them.
   bool separate_stalls = false;
+  bool gated = false;  // nodes can be made to fail
 };
 
 /// An embedded cluster and the load on it. Calls in this order: create, load, then measurements
@@ -50,11 +51,18 @@ class Rig {
   annulus::Result<Result> load();
   /// The mix for warm-up and measurement; then comes to rest.
   annulus::Result<Result> measure(const Mix& mix);
+  /// For experiments that do something meanwhile: the load runs until rest().
+  Status run(double rate, Timeline* timeline);
+  Status rest();
+  tools::Cluster& cluster() { return *cluster_; }
+  struct Reading;
+  std::shared_ptr<Reading> reading() const;
+  Result result_since(const std::shared_ptr<Reading>& before) const;
+
   /// Compares the replicas' states and ends all threads. Puts the verdict into `result`.
   Status finish(Result& result);
 
  private:
-  struct Reading;
   explicit Rig(const WorkloadOptions& options);
   Reading read() const;
   /// Waits until nothing is outstanding. Fails if that takes longer, or a reply was wrong.
