@@ -54,7 +54,10 @@ class AcceptorNode final : public dataplane::Stage {
 
   dataplane::PollResult poll(Nanos now, std::uint32_t budget) override;
   const char* name() const override { return "acceptor"; }
-  int wait_descriptor() const override { return port_.transport().wait_descriptor(); }
+  /// None with a log, for what that has written wakes nobody.
+  int wait_descriptor() const override {
+    return log_ == nullptr ? port_.transport().wait_descriptor() : -1;
+  }
 
   /// Makes this node run Phase 1 at its next poll.
   void start_election() { start_election_ = true; }

@@ -26,7 +26,7 @@ struct Host {
   std::vector<std::uint32_t> isolated;  // kept from the scheduler (isolcpus)
   std::uint32_t processes = 1;          // nodes of the cluster that run here, each a process
   std::uint32_t process = 0;            // which of them this is
-  bool wakes = false;                   // what arrives for a node can be waited for
+  bool wakes = false;  // all that nodes wait for wakes them; the same for all of them
 };
 /// Reads affinity mask and topology. CPUs that share a physical core come last, before them the
 /// lowest CPU, which serves most interrupts.

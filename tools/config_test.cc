@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tools/services.h"
+#include "tools/transports.h"
 
 namespace annulus::tools {
 namespace {
@@ -210,6 +211,19 @@ TEST(ConfigTest, DirectoriesOfADiskClusterAreKept) {
   EXPECT_EQ(again->cluster.nodes[0].directory, "/a0");
   EXPECT_EQ(again->cluster.nodes[0].log_mb, 64u);
   EXPECT_EQ(fingerprint(again->cluster), fingerprint(config->cluster));
+}
+
+TEST(ConfigTest, OnlyNodesThatEverythingWakesMaySleep) {
+  ClusterConfig cluster = parse_config(kThree, "c.toml").value().cluster;
+  for (const NodeConfig& node : cluster.nodes) EXPECT_TRUE(host_of(cluster, node).wakes);
+  EXPECT_EQ(host_of(cluster, cluster.nodes[2]).processes, 5u);
+  EXPECT_EQ(host_of(cluster, cluster.nodes[2]).process, 2u);
+  // Nobody of a cluster with logs: a node that yields gets little beside one that never does.
+  cluster.durability = Durability::kDisk;
+  for (const NodeConfig& node : cluster.nodes) EXPECT_FALSE(host_of(cluster, node).wakes);
+  cluster.durability = Durability::kMemory;
+  cluster.transport = TransportKind::kDpdk;
+  EXPECT_FALSE(host_of(cluster, cluster.nodes[0]).wakes);
 }
 
 TEST(ConfigMistakes, MissingKeys) {

@@ -61,7 +61,10 @@ TransportResult open_transport(const ClusterConfig& cluster, const NodeConfig& n
 dataplane::Host host_of(const ClusterConfig& cluster, const NodeConfig& node) {
   dataplane::Host host = dataplane::this_host();
   host.processes = 0;
-  host.wakes = cluster.transport == TransportKind::kUdp;
+  // What a log has written wakes nobody; and who yields gets little beside those who never do, so
+  // that all nodes do the same.
+  host.wakes =
+      cluster.transport == TransportKind::kUdp && cluster.durability == Durability::kMemory;
   for (const NodeConfig& other : cluster.nodes) {
     const bool here =
         other.address.address == node.address.address || (is_memif(other) && is_memif(node));
