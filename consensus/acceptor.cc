@@ -178,6 +178,7 @@ bool Acceptor::take_fragment(Slot& place, Ballot ballot, const Value& value,
     return false;
   }
   if (!log_takes(value)) return false;
+  fragments_usual_ = std::max<std::uint32_t>(fragment.count, 1);
   if (place.incoming_ballot != ballot) {
     place.incoming_ballot = ballot;
     // The same value under another ballot: the fragments that are here stay good.

@@ -205,6 +205,7 @@ class Acceptor {
   void flush_votes(Effects& effects);
   Route default_route(Ballot ballot) const;
   bool repair(Slot& slot, Instance instance, Nanos now, Effects& effects);
+  bool may_ask(const Slot& slot);
   void vote_if_late(Slot& slot, Nanos now, Effects& effects);
   std::uint32_t known_credits() const;
   void note_credit(std::uint32_t learner, Instance delivered_below);
@@ -223,6 +224,8 @@ class Acceptor {
   Instance trimmed_below_ = kFirstInstance;
   Instance held_from_ = kFirstInstance;  // from here on in memory, as far as known chosen
   Nanos deadline_ = kNever;
+  std::uint32_t fragments_usual_ = 1;  // of a value
+  std::uint32_t asked_ = 0;            // fragments asked for and still to come, as this tick found
   QuantileEstimate ring_delay_;
 
   // Votes of this burst, all to one destination at one ballot.

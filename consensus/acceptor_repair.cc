@@ -1,6 +1,7 @@
 // How an acceptor mends losses, its own and those of others: values, votes and decisions asked for
 // and sent again, and the votes of a spare when the ring is late.
 #include <algorithm>
+#include <bit>
 
 #include "consensus/acceptor.h"
 
@@ -95,6 +96,7 @@ void Acceptor::on_value(const Received& in, Nanos now, Effects& effects) {
     const Route route = place->incoming_ballot == ballot ? place->route : default_route(ballot);
     take_fragment(*place, ballot, value, from_wire(m.fragment), in, route, now, effects);
     if (place->ballot == ballot && chosen) place->chosen = true;
+    if (place->ballot == ballot) schedule(now);  // there is room to ask for more
   }
   on_decided(from_wire(m.decided), now);
   advance_chosen(now);
@@ -145,6 +147,7 @@ std::uint32_t Acceptor::whom_to_ask(const Slot& place) const {
 void Acceptor::tick(Nanos now, Effects& effects) {
   if (now < deadline_) return;
   deadline_ = kNever;
+  asked_ = 0;
   mend_missing(now, effects);
   const Instance end =
       std::min(std::max(seen_below_, decided_.below), chosen_below_ + kUndecidedMax);
@@ -171,8 +174,20 @@ bool Acceptor::repair(Slot& place, Instance instance, Nanos now, Effects& effect
   const bool doubtful = decided && place.ballot != decided_.ballot;
   if (!missing && !doubtful) return false;
   if (place.pull_at == 0) place.pull_at = decided ? now : now + kPullFirst;
+  // (What there is no room for is asked for when something has come in.)
+  if ((place.pulls > 0 || place.pull_at <= now) && !may_ask(place)) return true;
   if (place.pull_at <= now) pull_missing(place, whom_to_ask(place), now, effects);
   schedule(place.pull_at);
+  return true;
+}
+
+/// Whether the answers will fit with those on their way, counting these among them.
+bool Acceptor::may_ask(const Slot& place) {
+  const std::uint32_t wanted =
+      place.incoming.partial() ? static_cast<std::uint32_t>(std::popcount(place.incoming.missing()))
+                               : fragments_usual_;
+  if (asked_ > 0 && asked_ + wanted > kAskedMax) return false;
+  asked_ += wanted;
   return true;
 }
 

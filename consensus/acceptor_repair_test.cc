@@ -104,6 +104,38 @@ TEST_F(AcceptorTest, EveryLackingInstanceAsksEveryAcceptorInTurn) {
   }
 }
 
+TEST_F(AcceptorTest, AsksForNoMoreThanBuffersHoldAndForTheRestAsItComes) {
+  start(3, 1);
+  constexpr std::uint64_t kLast = 101;
+  constexpr std::uint32_t kBytes = 20'000;
+  const std::uint32_t fragments = Frames::fragments(frames_.content(1, kBytes));
+  propose(at(kLast), frames_.content(kLast, kBytes));
+  pass(60 * kMicrosecond);
+  std::set<std::uint64_t> asked;
+  for (int answers = 0; answers < 100 && asked.size() < kLast - 1; ++answers) {
+    pass(60 * kMicrosecond);
+    std::vector<std::uint64_t> now;
+    for (Outgoing* out : sent(effects_, MessageType::kPull)) {
+      const auto& m = message_of<Pull>(*out);
+      for (const auto& entry : entries<PullEntry>(m, m.count)) now.push_back(entry.instance);
+    }
+    effects_.clear();
+    EXPECT_LE(now.size() * fragments, kAskedMax);
+    for (const std::uint64_t instance : now) {
+      EXPECT_TRUE(asked.insert(instance).second) << instance;
+      const Content content = frames_.content(instance, kBytes);
+      for (std::uint32_t i = 0; i < fragments; ++i) {
+        acceptor_->on_value(
+            frames_.value(acceptor_id(0), at(instance), ballot(1), content, false, {}, i), now_,
+            effects_);
+      }
+      EXPECT_EQ(acceptor_->accepted(at(instance)).ballot, ballot(1));
+      effects_.clear();
+    }
+  }
+  EXPECT_EQ(asked.size(), kLast - 1);
+}
+
 TEST_F(AcceptorTest, PullIsAnsweredWithTheFragmentsWantedAndTheDecisionKnown) {
   start(3, 1);
   const Content content = frames_.content(1, 10'000);

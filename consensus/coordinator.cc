@@ -394,7 +394,7 @@ void Coordinator::await(Learner& learner, Nanos now) {
 
 // --- Timers
 
-void Coordinator::tick(Nanos now, Effects& effects) {
+void Coordinator::tick(Nanos now, Effects& effects, bool heard) {
   if (now < deadline_ || state_ == State::kIdle) return;
   attention_.on_timer(deadline_, now);
   deadline_ = kNever;
@@ -404,8 +404,9 @@ void Coordinator::tick(Nanos now, Effects& effects) {
     schedule(phase1_retry_at_);
     return;
   }
-  await_learners(now);
-  repeat_undecided(now, effects);
+  if (!heard) schedule(now);
+  if (heard) await_learners(now);
+  if (heard) repeat_undecided(now, effects);
   if (state_ != State::kActive) return;
   if (now >= heartbeat_at_) {
     counters_[CoordinatorCounter::kHeartbeats].add();

@@ -99,7 +99,9 @@ class Coordinator {
 
   /// Proposes what may be proposed, tells decisions, acknowledges. Once per burst.
   void flush(Nanos now, Effects& effects);
-  void tick(Nanos now, Effects& effects);
+  /// `heard`: all that has arrived was read. Until then nothing is taken for lost, and nobody for
+  /// silent.
+  void tick(Nanos now, Effects& effects, bool heard = true);
   Nanos deadline() const { return deadline_; }
 
   Instance decided_below() const { return decided_below_; }

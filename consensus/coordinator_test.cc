@@ -151,6 +151,23 @@ TEST_F(CoordinatorTest, HeartbeatRepeatsTheWatermarkSoonAndThenNowAndThen) {
 
 // --- Repair
 
+TEST_F(CoordinatorTest, UnreadVotesAreNotMissedAndHeartbeatsDoNotWaitForThem) {
+  start(3);
+  elect();
+  submit(frames_.content(1));
+  turn();
+  effects_.clear();
+  for (int turns = 0; turns < 100; ++turns) {
+    now_ += 100 * kMicrosecond;
+    coordinator_->tick(now_, effects_, false);
+  }
+  EXPECT_TRUE(sent(effects_, MessageType::kPull).empty());
+  EXPECT_TRUE(proposed().empty());
+  EXPECT_FALSE(sent(effects_, MessageType::kDecision).empty());
+  coordinator_->tick(now_, effects_, true);
+  EXPECT_EQ(sent(effects_, MessageType::kPull).size(), 1u);
+}
+
 TEST_F(CoordinatorTest, MissingVoteIsPulledFromThePredecessorThenTheProposalRepeated) {
   start(5);
   elect();

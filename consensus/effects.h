@@ -103,4 +103,9 @@ class Effects {
   std::uint32_t read_ = 0;
 };
 
+/// Fragments that a node has asked others for, and lacks yet: as many as fit a kernel's receive
+/// buffer of usual size (208 KiB, frames of 1,500 bytes), and as another sends in one step.
+constexpr std::uint32_t kAskedMax = 128;
+static_assert(kAskedMax + kFragmentsMax + 2 <= Effects::kCapacity);
+
 }  // namespace annulus::consensus

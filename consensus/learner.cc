@@ -9,6 +9,7 @@ namespace {
 /// Reordering is not loss: a gap this young is not asked for.
 constexpr Nanos kPullFirst = 200 * kMicrosecond;
 constexpr Nanos kPullAgain = 2 * kMillisecond;
+constexpr Nanos kPullAgainMax = 50 * kMillisecond;
 /// A learner without news says where it is this often, for coordinators that are new.
 constexpr Nanos kStatusIdle = 50 * kMillisecond;
 /// And this often while it has something to do, lest it be taken for dead.
@@ -23,7 +24,8 @@ Learner::Learner(const Configuration& configuration, std::uint32_t self,
       options_(options),
       pool_(assembly_pool),
       slots_(options.window),
-      decision_delay_(kMillisecond, 50 * kMicrosecond, 500 * kMillisecond) {
+      decision_delay_(kMillisecond, 50 * kMicrosecond, 500 * kMillisecond),
+      pull_delay_(kMillisecond, kPullAgain / 2, kPullAgainMax / 2) {
   CHECK(std::has_single_bit(options.window));
 }
 
@@ -61,7 +63,7 @@ void Learner::on_phase2a(const Received& in, Nanos now) {
         }
         place->ballot = ballot;
       }
-      add_fragment(*place, from_wire(m.value), from_wire(m.fragment), in);
+      add_fragment(*place, from_wire(m.value), from_wire(m.fragment), in, now);
       mark_chosen(*place, now);
     }
   }
@@ -69,15 +71,16 @@ void Learner::on_phase2a(const Received& in, Nanos now) {
 }
 
 void Learner::add_fragment(Slot& place, const Value& value, const Fragment& fragment,
-                           const Received& in) {
+                           const Received& in, Nanos now) {
   if (place.assembly.complete() || !needs_bytes(place)) return;
+  fragments_usual_ = std::max<std::uint32_t>(fragment.count, 1);
   if (fragment.count > 1 && !place.assembly.partial()) {
     counters_[LearnerCounter::kFragmentsWaited].add();
   }
   switch (
       place.assembly.add(value, fragment, in.frame.payload, in.frame.header->payload_hash, pool_)) {
     case AssemblyOutcome::kComplete:
-      if (in.type == MessageType::kValue) counters_[LearnerCounter::kValuesRepaired].add();
+      if (in.type == MessageType::kValue) note_repaired(place, now);
       break;
     case AssemblyOutcome::kPartial:
       break;
@@ -96,13 +99,21 @@ void Learner::add_fragment(Slot& place, const Value& value, const Fragment& frag
   }
 }
 
+void Learner::note_repaired(const Slot& place, Nanos now) {
+  counters_[LearnerCounter::kValuesRepaired].add();
+  if (place.pulls == 1) pull_delay_.record(now - place.asked_at);
+  if (place.pulls > 1) pull_delay_.record_late();
+  schedule(now);  // there is room to ask for more
+}
+
 void Learner::mark_chosen(Slot& place, Nanos now) {
   if (place.chosen || place.ballot == kNoBallot) return;
   if (place.ballot != decided_.ballot && !DEFECT(kLearnerTakesLatestValue)) return;
   if (place.instance < decided_.from || place.instance >= decided_.below) return;
   place.chosen = true;
   if (place.pulls == 0) decision_delay_.record(now - place.first_seen);
-  if (place.pulls != 0) decision_delay_.record_late();
+  // (A value that was late says nothing of decisions.)
+  if (place.decision_asked) decision_delay_.record_late();
 }
 
 void Learner::on_decided(const Decided& decided, Nanos now) {
@@ -137,7 +148,7 @@ void Learner::on_value(const Received& in, Nanos now) {
       if (!same) place->assembly.start(value);
       if (!place->chosen) place->ballot = std::max(place->ballot, ballot);
       place->chosen |= chosen;
-      add_fragment(*place, value, from_wire(m.fragment), in);
+      add_fragment(*place, value, from_wire(m.fragment), in, now);
       mark_chosen(*place, now);
     }
   }
@@ -189,11 +200,11 @@ bool Learner::next(Delivery& delivery) {
   }
 }
 
-void Learner::tick(Nanos now, Effects& effects) {
+void Learner::tick(Nanos now, Effects& effects, bool heard) {
   // Credit is told after an eighth of the window, or after a while if less has moved.
   const std::uint64_t moved = next_ - reported_;
   if (moved >= slots_.size() / 8 || now >= report_at_) report(now, effects);
-  if (now < deadline_) return;
+  if (now < deadline_ || !heard) return;
   deadline_ = report_at_;
   repair(now, effects);
 }
@@ -231,45 +242,69 @@ bool Learner::lacks(Slot& place, Instance instance, PullEntry& entry, PullKind& 
   return true;
 }
 
+Learner::Slot& Learner::place_of(Instance instance, Nanos now) {
+  Slot& place = slot(instance);
+  if (place.instance != instance) {
+    place = Slot{};
+    place.instance = instance;
+    place.first_seen = now;
+  }
+  return place;
+}
+
+/// How many frames the answer to `entry` takes, as far as is known.
+std::uint32_t Learner::fragments(const PullEntry& entry) const {
+  if (entry.fragments.get() == ~std::uint64_t{0}) return fragments_usual_;
+  return static_cast<std::uint32_t>(std::popcount(entry.fragments.get()));
+}
+
+/// How long to wait for an answer, longer after each that did not come.
+Nanos Learner::value_patience(const Slot& place) const {
+  const Nanos once = std::max(kPullAgain, 2 * pull_delay_.p99());
+  return std::min(once << std::min(place.pulls, 4u), kPullAgainMax);
+}
+
 void Learner::repair(Nanos now, Effects& effects) {
   std::array<PullEntry, kPullEntriesMax> values;
   std::uint32_t count = 0;
+  std::uint32_t asked = 0;  // fragments that are to come
   bool decision = false;
   bool again = false;
   const Instance known = std::max(seen_below_, decided_below_);
   const Instance end = std::min(known, next_ + slots_.size());
   const Nanos patience = std::max(kPullFirst, 2 * decision_delay_.p99());
   for (Instance i = next_; i < end && count < values.size(); ++i) {
-    Slot* place = &slot(i);
-    if (place->instance != i) {
-      *place = Slot{};
-      place->instance = i;
-      place->first_seen = now;
-    }
+    Slot& place = place_of(i, now);
     PullEntry entry;
     PullKind kind;
-    if (!lacks(*place, i, entry, kind)) continue;
+    if (!lacks(place, i, entry, kind)) continue;
     const bool wait_for_decision = kind == PullKind::kDecision;
-    if (place->pull_at == 0) {
-      place->pull_at = place->first_seen + (wait_for_decision ? patience : kPullFirst);
+    if (place.pull_at == 0) {
+      place.pull_at = place.first_seen + (wait_for_decision ? patience : kPullFirst);
     }
-    if (place->pull_at > now) {
-      schedule(place->pull_at);
+    if (!wait_for_decision && (place.pulls > 0 || place.pull_at <= now)) {
+      if (asked > 0 && asked + fragments(entry) > kAskedMax) break;
+      asked += fragments(entry);
+    }
+    if (place.pull_at > now) {
+      schedule(place.pull_at);
       // Later instances were heard of later.
       if (wait_for_decision) break;
       continue;
     }
-    place->pull_at = now + std::max(kPullAgain, patience);
-    again |= place->pulls++ > 0;
+    place.pull_at =
+        now + (wait_for_decision ? std::max(kPullAgain, patience) : value_patience(place));
+    schedule(place.pull_at);
+    place.asked_at = now;
+    again |= place.pulls++ > 0;
     if (wait_for_decision) {
+      place.decision_asked = true;
       decision = true;
-      schedule(place->pull_at);
       break;
     }
-    const bool part = place->assembly.partial();
+    const bool part = place.assembly.partial();
     counters_[part ? LearnerCounter::kFragmentsPulled : LearnerCounter::kValuesPulled].add();
     values[count++] = entry;
-    schedule(place->pull_at);
   }
   // Once a round, whatever is missing: else as many instances as acceptors would ask the same one.
   if (again) ++acceptor_turn_;

@@ -6,7 +6,8 @@
 //   instance was delivered or, by the mask of its *decided* value, does not concern this learner.
 // - A value is taken for decided only if it was proposed at the very ballot whose decisions cover
 //   the instance, or if an acceptor says that it was chosen. Never "the latest value" (T6).
-// - What is missing is asked of a preferential acceptor, another one each time it does not help.
+// - What is missing is asked of a preferential acceptor, another one each time it does not help; no
+//   more at once than receive buffers hold, and the rest as it comes in.
 #pragma once
 
 #include <cstdint>
@@ -69,8 +70,9 @@ class Learner {
   bool next(Delivery& delivery);
   void count_back_pressure() { counters_[LearnerCounter::kBackPressure].add(); }
 
-  /// Reports credit and asks for what is missing. Once per burst.
-  void tick(Nanos now, Effects& effects);
+  /// Reports credit and, once all that has arrived was `heard`, asks for what is missing: what
+  /// still waits to be read is not lost. Once per burst.
+  void tick(Nanos now, Effects& effects, bool heard = true);
   Nanos deadline() const { return deadline_; }
 
   /// Every instance below was delivered or passed over.
@@ -91,11 +93,14 @@ class Learner {
     bool chosen = false;
     Nanos first_seen = 0;
     Nanos pull_at = 0;
+    Nanos asked_at = 0;
     std::uint32_t pulls = 0;
+    bool decision_asked = false;
   };
   Slot& slot(Instance instance) { return slots_[raw(instance) & (slots_.size() - 1)]; }
   Slot* admit(Instance instance, Nanos now);
-  void add_fragment(Slot& slot, const Value& value, const Fragment& fragment, const Received& in);
+  void add_fragment(Slot& slot, const Value& value, const Fragment& fragment, const Received& in,
+                    Nanos now);
   void on_decided(const Decided& decided, Nanos now);
   void mark_chosen(Slot& slot, Nanos now);
   bool needs_bytes(const Slot& slot) const {
@@ -103,7 +108,11 @@ class Learner {
   }
   void report(Nanos now, Effects& effects);
   void repair(Nanos now, Effects& effects);
+  Slot& place_of(Instance instance, Nanos now);
   bool lacks(Slot& slot, Instance instance, PullEntry& entry, PullKind& kind) const;
+  void note_repaired(const Slot& slot, Nanos now);
+  std::uint32_t fragments(const PullEntry& entry) const;
+  Nanos value_patience(const Slot& slot) const;
   void pull(PullKind kind, std::span<const PullEntry> list, Effects& effects);
   void schedule(Nanos at) { deadline_ = at < deadline_ ? at : deadline_; }
 
@@ -120,8 +129,10 @@ class Learner {
   Instance reported_ = Instance{};  // credit told last
   Nanos report_at_ = 0;
   std::uint32_t reports_ = 0;
-  std::uint32_t acceptor_turn_ = 0;  // 0 is the preferential acceptor
-  QuantileEstimate decision_delay_;  // from a value's first frame to its decision
+  std::uint32_t acceptor_turn_ = 0;    // 0 is the preferential acceptor
+  QuantileEstimate decision_delay_;    // from a value's first frame to its decision
+  QuantileEstimate pull_delay_;        // from asking for a value to having it
+  std::uint32_t fragments_usual_ = 1;  // of a value
   Nanos deadline_ = 0;
   dataplane::Counters<LearnerCounter> counters_;
 };

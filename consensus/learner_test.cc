@@ -295,6 +295,59 @@ TEST_F(LearnerTest, RepairOfTheWholeWindowFitsOneFrameAtATimeAndEnds) {
   EXPECT_EQ(last, 2'000u);
 }
 
+TEST_F(LearnerTest, AsksForNoMoreThanBuffersHoldAndForTheRestAsItComes) {
+  start();
+  constexpr std::uint64_t kLast = 201;
+  constexpr std::uint32_t kBytes = 20'000;
+  const std::uint32_t fragments = Frames::fragments(frames_.content(1, kBytes));
+  propose(at(kLast), frames_.content(kLast, kBytes));  // shows how long values are
+  const Decided decided{ballot(1), at(1), at(kLast + 1)};
+  decide(ballot(1), 1, kLast + 1);
+  std::uint64_t last = 0;
+  pass(kMillisecond);
+  for (int answers = 0; answers < 100 && last < kLast; ++answers) {
+    const auto pulls = asked();
+    EXPECT_LE(pulls.size() * fragments, kAskedMax);
+    for (const Asked& pull : pulls) {
+      value(at(pull.instance), ballot(1), frames_.content(pull.instance, kBytes), true, decided);
+    }
+    for (const std::uint64_t sequence : delivered()) EXPECT_EQ(sequence, ++last);
+    // An answer makes room for the next question at once.
+    now_ += 10 * kMicrosecond;
+    learner_->tick(now_, effects_);
+  }
+  EXPECT_EQ(last, kLast);
+}
+
+TEST_F(LearnerTest, ManyLateValuesDoNotDelayTheRepairOfTheNext) {
+  start();
+  for (std::uint64_t i = 1; i <= 1'000; ++i) {
+    decide(ballot(1), 1, i + 1);
+    pass(kMillisecond);
+    ASSERT_EQ(asked().at(0).instance, i);
+    value(at(i), ballot(1), frames_.content(i), false);
+    ASSERT_EQ(delivered(), (Sequences{i}));
+  }
+  decide(ballot(1), 1, 1'002);
+  pass(kMillisecond);
+  ASSERT_EQ(asked().size(), 1u);  // and the answer is lost
+  pass(10 * kMillisecond);
+  const auto again = asked();
+  ASSERT_GE(again.size(), 1u);
+  EXPECT_EQ(again[0].instance, 1'001u);
+}
+
+TEST_F(LearnerTest, WhatWaitsToBeReadIsNotMissed) {
+  start();
+  decide(ballot(1), 1, 2);
+  now_ += 10 * kMillisecond;
+  learner_->tick(now_, effects_, false);
+  EXPECT_TRUE(asked().empty());
+  learner_->tick(now_, effects_, true);  // looks for the first time
+  pass(kMillisecond);
+  EXPECT_EQ(asked().size(), 1u);
+}
+
 TEST_F(LearnerTest, BeyondTheWindowIsDroppedAndPulledLater) {
   start();
   propose(at(1'025), frames_.content(1'025));

@@ -100,8 +100,10 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
     Port::release(port_.receive(now));
     return {0, kNever};
   }
-  while (work < budget) {
+  bool drained = false;
+  while (work < budget && !drained) {
     const std::span<Received> burst = port_.receive(now);
+    drained = burst.size() < Port::kBurst;  // that was all
     if (burst.empty()) break;
     work += static_cast<std::uint32_t>(burst.size());
     if (mute()) {
@@ -117,14 +119,16 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
       drain(now);
       log_->submit(now);  // at once, while the rest of the ring is still to hear of it
     }
-    if (burst.size() < Port::kBurst) break;  // that was all
   }
   if (mute()) return {work, kNever};
   if (effects_.room() < 2 * Effects::kPerStepMax) drain(now);
-  elect(now);
-  acceptor_.tick(now, effects_);
-  drain(now);
-  coordinator_.tick(now, effects_);
+  const bool heard = backlog_.heard(drained);
+  if (heard) {
+    elect(now);
+    acceptor_.tick(now, effects_);
+    drain(now);
+  }
+  coordinator_.tick(now, effects_, heard);
   coordinator_.flush(now, effects_);
   if (effects_.room() < 2) drain(now);
   acceptor_.flush(effects_);
@@ -196,6 +200,7 @@ void AcceptorNode::handle(const Received& in, Nanos now) {
       coordinator_.observe(Ballot{message<Reject>(in.frame).promised.get()});
       break;
     case MessageType::kPull:
+      drain(now);  // so that there is room for all that was asked for
       acceptor_.on_pull(in, effects_);
       break;
     case MessageType::kValue:
@@ -289,19 +294,19 @@ LearnerNode::LearnerNode(const LearnerNodeOptions& options, const Configuration&
 dataplane::PollResult LearnerNode::poll(Nanos now, std::uint32_t budget) {
   std::uint32_t work = send_replies(now, budget);
   send_proposals(now);
-  while (work < budget) {
+  bool drained = false;
+  while (work < budget && !drained) {
     const std::span<Received> burst = port_.receive(now);
-    if (burst.empty()) break;
     work += static_cast<std::uint32_t>(burst.size());
     for (const Received& in : burst) handle(in, now);
     Port::release(burst);
-    if (burst.size() < Port::kBurst) break;  // that was all
+    drained = burst.size() < Port::kBurst;  // that was all
   }
   work += deliver(now);
   if (options_.client_server) {
     direct_.flush(make_ballot(0, options_.identity.node), now, effects_);
   } else {
-    learner_.tick(now, effects_);
+    learner_.tick(now, effects_, backlog_.heard(drained));
   }
   port_.send(now, effects_);
   return {work, options_.client_server ? kNever : learner_.deadline()};

@@ -87,6 +87,7 @@ class AcceptorNode final : public dataplane::Stage {
   const std::uint32_t self_;
   dataplane::BufferPool pool_;
   Port port_;
+  Backlog backlog_;
   Acceptor acceptor_;
   Coordinator coordinator_;
   Election election_;
@@ -144,6 +145,7 @@ class LearnerNode final : public dataplane::Stage {
   const std::uint32_t self_;
   dataplane::BufferPool pool_;
   Port port_;
+  Backlog backlog_;
   Learner learner_;
   SubmitStreams direct_;
   Instance direct_next_ = kFirstInstance;

@@ -45,6 +45,23 @@ enum class PortCounter : std::uint8_t {
   kCount,
 };
 
+/// Tells when a node may conclude from what it has not heard: once it has read all that arrived,
+/// for what waits to be read is not lost. One that does not catch up for long mends what it lacks
+/// anyway.
+class Backlog {
+ public:
+  static constexpr std::uint32_t kTurnsMax = 64;
+
+  /// Once a turn; `drained`: this turn read all there was.
+  bool heard(bool drained) {
+    turns_ = drained || turns_ == kTurnsMax ? 0 : turns_ + 1;
+    return turns_ == 0;
+  }
+
+ private:
+  std::uint32_t turns_ = 0;  // that left something unread, in a row
+};
+
 class Port {
  public:
   static constexpr std::uint32_t kBurst = 32;

@@ -179,5 +179,18 @@ TEST_F(PortTest, EveryReasonToDropIsCountedByName) {
   EXPECT_EQ(count(PortCounter::kRelayed), 0u);
 }
 
+TEST(Backlog, NothingIsConcludedBeforeAllIsReadUnlessThatTakesLong) {
+  Backlog backlog;
+  EXPECT_TRUE(backlog.heard(true));
+  for (int round = 0; round < 2; ++round) {
+    for (std::uint32_t turn = 0; turn < Backlog::kTurnsMax; ++turn) {
+      EXPECT_FALSE(backlog.heard(false));
+    }
+    EXPECT_TRUE(backlog.heard(false));
+  }
+  EXPECT_FALSE(backlog.heard(false));
+  EXPECT_TRUE(backlog.heard(true));
+}
+
 }  // namespace
 }  // namespace annulus::consensus
