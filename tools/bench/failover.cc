@@ -118,8 +118,8 @@ Status draw(Plot& plot, const std::string& title, const std::string& path) {
 
 class Failover {
  public:
-  Failover(const Options& options, Rig& rig, double rate)
-      : options_(options), rig_(rig), rate_(rate), timeline_(kSamples) {}
+  Failover(const Options& options, Rig& rig, Timeline& timeline, double rate)
+      : options_(options), rig_(rig), rate_(rate), timeline_(timeline) {}
 
   Status run(Report& report);
 
@@ -130,13 +130,14 @@ class Failover {
   std::uint64_t counted(const std::string& node, const char* stage, const char* name) const;
   std::uint32_t coordinator() const;
   std::string victim(Victim kind, std::uint32_t number) const;
+  void note_latency(Result& result);
   void sum_up(Result& result, std::vector<Nanos>& gaps) const;
   void set_targets(Victim victim, Result& result) const;
 
   const Options& options_;
   Rig& rig_;
   const double rate_;
-  Timeline timeline_;
+  Timeline& timeline_;
   dataplane::TscClock clock_;
   double healthy_p99_us_ = 0;
   // Of the present kind.
@@ -192,12 +193,17 @@ void Failover::one_fault(const Kind& kind, std::uint32_t number) {
   const Nanos begin = clock_.now();
   kind.victim == Victim::kSlowAcceptor ? gate.slow(10) : gate.stop();
   wait(kFailed);
+  gate.open();
+  wait(kRecovery);  // in which what was delayed completes, too
   const Seen seen = look(timeline_, first, begin);
   plot_.add(timeline_, first, begin);
-  gate.open();
   took_.insert(took_.end(), seen.took.begin(), seen.took.end());
   gaps_.push_back(seen.gap);
-  wait(kRecovery);
+}
+
+void Failover::note_latency(Result& result) {
+  const auto us = [&](double at) { return static_cast<double>(quantile(took_, at)) / 1e3; };
+  result.latency = {us(0.5), us(0.99), us(0.999), us(1)};
 }
 
 void Failover::sum_up(Result& result, std::vector<Nanos>& gaps) const {
@@ -220,7 +226,8 @@ Status Failover::healthy(Result& result) {
     gaps.push_back(seen.gap);
   }
   if (took_.empty()) return Error{"nothing completed in 3 s: the cluster does not work"};
-  healthy_p99_us_ = static_cast<double>(quantile(took_, 0.99)) / 1e3;
+  note_latency(result);
+  healthy_p99_us_ = result.latency.p99_us;
   sum_up(result, gaps);
   return {};
 }
@@ -259,8 +266,7 @@ Status Failover::inflict(const Kind& kind, Result& result) {
   plot_ = Plot{};
   for (std::uint32_t i = 0; i < options_.faults; ++i) one_fault(kind, i);
   if (took_.empty()) return Error{"nothing completed around the faults: the cluster stopped"};
-  const auto us = [&](double at) { return static_cast<double>(quantile(took_, at)) / 1e3; };
-  result.latency = {us(0.5), us(0.99), us(0.999), us(1)};
+  note_latency(result);
   result.per_second = static_cast<double>(took_.size()) / options_.faults * 1e9 / kMeasured;
   sum_up(result, gaps_);
   result.extra["faults"] = options_.faults;
@@ -288,12 +294,8 @@ Status Failover::run(Report& report) {
     if (Status rested = rig_.rest(); !rested) return rested;
     Result whole = rig_.result_since(before);
     whole.label = kind == nullptr ? "healthy" : kind->label;
-    if (kind != nullptr) {
-      whole.latency = result.latency;
-      whole.per_second = result.per_second;
-    } else {
-      whole.latency.p99_us = healthy_p99_us_;
-    }
+    whole.latency = result.latency;
+    if (kind != nullptr) whole.per_second = result.per_second;
     whole.targets = result.targets;
     whole.extra.merge(result.extra);
     if (Status added = report.add(whole); !added) return added;
@@ -302,6 +304,7 @@ Status Failover::run(Report& report) {
 }
 
 Status run_failover(const Options& options, Report& report) {
+  Timeline timeline(kSamples);  // outlives the load, however this ends
   auto made = Rig::create(options.workload);
   if (!made) return made.error();
   Rig& rig = *made.value();
@@ -309,7 +312,7 @@ Status run_failover(const Options& options, Report& report) {
   auto peak = rig.measure(options.workload.load.mix);
   if (!peak) return peak.error();
   peak.value().label = "peak, closed loop";
-  Failover failover(options, rig, peak.value().per_second / 2);
+  Failover failover(options, rig, timeline, peak.value().per_second / 2);
   if (Status done = failover.run(report); !done) return done;
   if (Status finished = rig.finish(peak.value()); !finished) return finished;
   return report.add(peak.value());
