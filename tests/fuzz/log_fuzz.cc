@@ -68,9 +68,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   auto log = AcceptorLog::open(std::make_unique<MemoryDisk>(platter), kIdentity, {});
   if (!log) return 0;
   const consensus::RecoveredAcceptor& recovered = (*log)->recovered();
+  Instance last{};
   for (const auto& accepted : recovered.accepted) {
-    CHECK(accepted.instance >= recovered.chosen_below);
+    CHECK(accepted.instance > last);
+    CHECK(accepted.instance + consensus::kUndecidedMax >= recovered.chosen_below);
     CHECK(accepted.bytes.size() == accepted.value.bytes);
+    last = accepted.instance;
   }
   for (std::uint64_t i = 0; i <= 30; ++i) (*log)->read({Instance{i}, 1, {}});
   consensus::LogValue value;
