@@ -17,8 +17,8 @@ constexpr Nanos kBrokenFirst = 100 * kMillisecond;
 constexpr Nanos kBrokenMax = 10 * kSecond;
 /// A learner is silent after four times the longest silence of it lately, at least this, at most
 /// that: hosts make their processes wait, and memory is cleared for a table that grows.
-constexpr Nanos kLearnerSilentMin = 20 * kMillisecond;
-constexpr Nanos kLearnerSilentMax = 200 * kMillisecond;
+constexpr Nanos kLearnerSilentMin = 200 * kMillisecond;
+constexpr Nanos kLearnerSilentMax = kSecond;
 /// One that reports and does not move is stuck.
 constexpr Nanos kLearnerIdleMax = kSecond;
 /// A proposal repeated this often without a majority for it: whoever coordinates is not heard.

@@ -397,7 +397,7 @@ TEST_F(TrailingLearnerTest, IsLetComeNearOnceItMoves) {
 
 TEST_F(TrailingLearnerTest, IsGivenUpWhenSilentAndComesBackIfTheLogStillHasWhatItNeeds) {
   fall_behind();
-  pass(60 * kMillisecond);
+  pass(300 * kMillisecond);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
   const std::uint64_t before = next();
   feed(5);
@@ -422,7 +422,7 @@ TEST_F(TrailingLearnerTest, AbsenceOfTheCoordinatorItselfIsNobodysSilence) {
   now_ += 200 * kMillisecond;  // not polled
   turn();
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
-  pass(250 * kMillisecond);
+  pass(300 * kMillisecond);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
 }
 
