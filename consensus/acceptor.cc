@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "consensus/membership.h"
 #include "dataplane/defect.h"
 #include "dataplane/hash.h"
 
@@ -41,7 +42,7 @@ bool Acceptor::promise(Ballot ballot, Effects& effects) {
 void Acceptor::on_phase1a(const Received& in, Effects& effects) {
   const auto& m = message<Phase1A>(in.frame);
   const Ballot ballot{m.ballot.get()};
-  if (m.fingerprint != options_.fingerprint) {
+  if (m.fingerprint != fingerprint(configuration_, options_.fingerprint)) {
     counters_[AcceptorCounter::kDropFingerprint].add();
     return;
   }
@@ -241,6 +242,7 @@ void Acceptor::accepted_now(Slot& place, Nanos now, Effects& effects) {
 void Acceptor::vote_accepted(Slot& place, Effects& effects) {
   if (place.ballot < promised_) return;  // a decided value, kept but not voted for
   const Route& route = place.route;
+  if (route.size() == 0) return;
   const auto successor = route.successor(self_);
   if (route.first(self_) && successor) {
     counters_[AcceptorCounter::kVotesStarted].add();
@@ -339,7 +341,8 @@ void Acceptor::take_votes(const Phase2BEntry& entry, Ballot ballot, std::uint32_
 // --- Votes, gathered over a burst
 
 void Acceptor::vote(const Slot& place, AcceptorSet votes, std::uint32_t to, Effects& effects) {
-  if (to == self_) return;
+  // What an earlier configuration governs is decided.
+  if (to == self_ || place.instance < configuration_.from) return;
   if (votes_count_ == kPhase2BEntriesMax || votes_to_ != to || votes_ballot_ != place.ballot) {
     flush_votes(effects);
     votes_to_ = to;
@@ -437,10 +440,10 @@ void Acceptor::advance_chosen(Nanos now) {
   while (chosen_below_ < accepted_below_) {
     Slot& place = slot(chosen_below_);
     if (place.instance != chosen_below_ || place.ballot == kNoBallot) break;
-    if (!place.chosen) break;
+    if (!place.chosen || place.configuration(configuration_) != nullptr) break;
     ++chosen_below_;
   }
-  if (chosen_below_ < decided_.below) schedule(now + kPullAgain);
+  if (chosen_below_ < known_decided()) schedule(now + kPullAgain);
 }
 
 }  // namespace annulus::consensus

@@ -12,10 +12,14 @@
 // - What was accepted is kept for `retain` instances; below that the answer is "trimmed", never
 //   "empty" (T15).
 // - `chosen` is set only for the value that was proposed at the ballot a decision names (T6).
+// - Of a configuration known chosen, nothing past it is taken for chosen before the node has
+// adopted
+//   it, durably if it is durable; votes are cast only where the present one governs (membership.h).
 // - Durable: promise, vote and value are on stable storage before anybody hears of them. The write
 //   starts with the Phase2A; promises are told and votes cast from on_durable() (T5).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -75,6 +79,25 @@ class Acceptor {
 
   /// Before anything else: what it knew when it last ran.
   void restore(const RecoveredAcceptor& recovered);
+  /// Before anything else, of one newly admitted: it has accepted nothing, and is to hold what was
+  /// decided from the configuration's `base` on.
+  void begin(Nanos now);
+
+  /// A configuration that is known chosen, for the node to adopt: null if there is none.
+  const Slice* chosen_configuration() const {
+    const Slot& place = slot(chosen_below_);
+    return place.instance == chosen_below_ && place.chosen && place.ballot != kNoBallot
+               ? place.configuration(configuration_)
+               : nullptr;
+  }
+  /// Keeps it on stable storage; kept_durable() tells when it is.
+  void keep_configuration(const Slice& bytes, Effects& effects);
+  bool kept_durable() const { return promise_number_ <= durable_; }
+  /// The node's configuration has changed from `before`, and this acceptor's place to `self`.
+  void on_configuration(const Configuration& before, std::uint32_t self, Nanos now);
+  /// It knows and holds everything that was decided before the present configuration governs. Until
+  /// then it must take no part in it.
+  bool settled() const { return chosen_below_ >= configuration_.from; }
 
   void on_phase1a(const Received& in, Effects& effects);
   void on_phase2a(const Received& in, Nanos now, Effects& effects);
@@ -164,6 +187,10 @@ class Acceptor {
     std::uint32_t pulls = 0;
     Route route;
 
+    /// What it holds, if that is a configuration that follows `present`.
+    const Slice* configuration(const Configuration& present) const {
+      return held.value().membership() && instance >= present.from ? &held.bytes() : nullptr;
+    }
     bool parked() const { return votes_ballot > ballot; }
     bool votes_match() const {
       return votes_ballot == ballot && votes_id == held.value().id &&
@@ -200,6 +227,8 @@ class Acceptor {
   std::uint32_t whom_to_ask(const Slot& slot) const;
   void resend_vote(const Received& in, Instance instance, Ballot ballot, Effects& effects);
   bool covered(const Slot& slot) const;
+  /// Everything below is decided, whether or not this acceptor knows as what.
+  Instance known_decided() const { return std::max(decided_.below, configuration_.from); }
   void advance_chosen(Nanos now);
   void schedule(Nanos at) { deadline_ = at < deadline_ ? at : deadline_; }
   void flush_votes(Effects& effects);
@@ -212,7 +241,7 @@ class Acceptor {
   void append_credits(void* at) const;
 
   const Configuration& configuration_;
-  const std::uint32_t self_;
+  std::uint32_t self_;
   const AcceptorOptions options_;
   dataplane::BufferPool& pool_;
   std::vector<Slot> slots_;

@@ -119,7 +119,7 @@ Route Acceptor::default_route(Ballot ballot) const {
 
 void Acceptor::pull_missing(Slot& place, std::uint32_t from, Nanos now, Effects& effects) {
   // Once decided under another ballot, others may hold another value: its every fragment is wanted.
-  const bool partial = place.incoming.partial() && (place.instance >= decided_.below ||
+  const bool partial = place.incoming.partial() && (place.instance >= known_decided() ||
                                                     place.incoming_ballot == decided_.ballot);
   counters_[partial ? AcceptorCounter::kFragmentsPulled : AcceptorCounter::kValuesPulled].add();
   Outgoing& out = effects.send_now(configuration_.acceptors[from].endpoint, MessageType::kPull,
@@ -150,7 +150,7 @@ void Acceptor::tick(Nanos now, Effects& effects) {
   asked_ = 0;
   mend_missing(now, effects);
   const Instance end =
-      std::min(std::max(seen_below_, decided_.below), chosen_below_ + kUndecidedMax);
+      std::min(std::max(seen_below_, known_decided()), chosen_below_ + kUndecidedMax);
   for (Instance i = chosen_below_; i < end; ++i) {
     if (effects.room() < Effects::kPerStepMax) {
       schedule(now);
@@ -167,11 +167,11 @@ void Acceptor::tick(Nanos now, Effects& effects) {
 /// Asks for what the slot lacks, if anything; false if it lacks nothing.
 bool Acceptor::repair(Slot& place, Instance instance, Nanos now, Effects& effects) {
   if (place.chosen || configuration_.acceptors.size() == 1) return false;
-  const bool decided = instance < decided_.below;
+  const bool decided = instance < known_decided();
   const bool missing =
       place.ballot == kNoBallot || place.incoming.partial() || (place.parked() && !decided);
-  // Decided at another ballot than that of the value held: perhaps another value.
-  const bool doubtful = decided && place.ballot != decided_.ballot;
+  // Decided, perhaps at another ballot than that of the value held, and as another value.
+  const bool doubtful = decided && !covered(place);
   if (!missing && !doubtful) return false;
   if (place.pull_at == 0) place.pull_at = decided ? now : now + kPullFirst;
   // (What there is no room for is asked for when something has come in.)

@@ -59,6 +59,7 @@ void Coordinator::retire() {
   state_ = State::kIdle;
   deadline_ = kNever;
   streams_.clear();
+  wanted_.reset();
   for (Slot& place : slots_) place.bytes.reset();
   for (Recovered& place : recovered_) place = Recovered{};
 }
@@ -71,13 +72,18 @@ void Coordinator::propose_all(Nanos now, Effects& effects) {
   const Instance credit = credit_below();
   bool blocked = false;
   while (effects.room() >= Effects::kPerStepMax) {
+    if (next_ >= barrier_ && !DEFECT(kProposesPastChange)) break;
     const bool recovering = next_ < recovered_below_ &&
                             !(DEFECT(kHoleTakesCommand) && recovered(next_).ballot == kNoBallot);
     const SubmitStreams::Ready* ready = recovering ? nullptr : streams_.front();
-    if (!recovering && ready == nullptr) break;
+    if (!recovering && ready == nullptr && !wanted_) break;
     if (next_ - decided_below_ >= options_.window) {
       counters_[CoordinatorCounter::kWindowFull].add();
       break;
+    }
+    if (!recovering && wanted_) {
+      if (!propose_change(now, effects)) break;
+      continue;
     }
     if (next_ >= credit) {
       counters_[CoordinatorCounter::kCreditBlocked].add();
@@ -108,6 +114,7 @@ bool Coordinator::propose(const Value& value, const Slice& bytes, Nanos received
     return false;
   }
   ++next_;
+  if (value.membership()) barrier_ = next_;
   blocked_since_ = kNever;  // whoever blocks the next one has only begun to
   counters_[CoordinatorCounter::kProposals].add();
   Slot& place = slot(instance);
@@ -164,6 +171,7 @@ bool Coordinator::ring_whole(Nanos now) const {
     if (i != self_ && voted_below_[i] + kSilentMax < decided_below_) return false;
   }
   for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
+    if (configuration_.learners[i].id == kNoNode) continue;
     if (learners_[i].standing != Standing::kInSet) return false;
   }
   return true;
@@ -470,31 +478,20 @@ namespace annulus::dataplane {
 
 template <>
 const std::array<const char*, static_cast<std::size_t>(consensus::CoordinatorCounter::kCount)>
-    CounterNames<consensus::CoordinatorCounter>::names = {"elections_started",
-                                                          "elections_won",
-                                                          "stepped_down",
-                                                          "resigned",
-                                                          "proposals",
-                                                          "decided",
-                                                          "decided_by_spare",
-                                                          "decisions_piggybacked",
-                                                          "decisions_flushed",
-                                                          "heartbeats",
-                                                          "votes_pulled",
-                                                          "proposals_repeated",
-                                                          "rerouted",
-                                                          "window_full",
-                                                          "credit_blocked",
-                                                          "learners_left",
-                                                          "learners_back",
-                                                          "learners_awaited",
-                                                          "learners_gone",
-                                                          "values_recovered",
-                                                          "holes_filled",
-                                                          "values_pulled",
-                                                          "phase1_unknown",
-                                                          "drop_stale_vote",
-                                                          "drop_mismatched_vote",
-                                                          "drop_too_far_behind"};
+    CounterNames<consensus::CoordinatorCounter>::names = {
+        "elections_started",  "elections_won",
+        "stepped_down",       "resigned",
+        "proposals",          "decided",
+        "decided_by_spare",   "decisions_piggybacked",
+        "decisions_flushed",  "heartbeats",
+        "votes_pulled",       "proposals_repeated",
+        "rerouted",           "window_full",
+        "credit_blocked",     "learners_left",
+        "learners_back",      "learners_awaited",
+        "learners_gone",      "values_recovered",
+        "holes_filled",       "values_pulled",
+        "members_changed",    "phase1_unknown",
+        "drop_stale_vote",    "drop_mismatched_vote",
+        "drop_too_far_behind"};
 
 }  // namespace annulus::dataplane

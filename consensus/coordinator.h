@@ -15,14 +15,18 @@
 //   as it is heard of: only a learner that is silent, or stands still for long, loses its place.
 // - A missing vote is pulled from the ring predecessor first, then the proposal is repeated.
 // - A ring member whose votes stay out is left out of the route of later proposals.
+// - A change of members is a value; nothing is proposed past it before all up to it is decided, and
+//   Phase 1 is then run anew among the new members (membership.h).
 // - It is never silent for longer than it said it would be (election.h), unless it resigns: when no
 //   majority answers, though it is perhaps heard.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "consensus/acceptor.h"
+#include "consensus/membership.h"
 #include "consensus/submit_streams.h"
 
 namespace annulus::consensus {
@@ -59,6 +63,7 @@ enum class CoordinatorCounter : std::uint8_t {
   kValuesRecovered,
   kHolesFilled,
   kValuesPulled,
+  kMembersChanged,
   kPhase1Unknown,  // a majority has promised, but what it accepted is unknown where logs are
                    // damaged
   kDropStaleVote,
@@ -92,6 +97,14 @@ class Coordinator {
   void on_phase1b(const Received& in, Nanos now, Effects& effects);
   void on_phase2b(const Received& in, Nanos now);
   void on_value(const Received& in, Nanos now, Effects& effects);
+  /// Proposes the change, if it is allowed. It may still come to nothing when another coordinator
+  /// takes over: whoever wants it asks again, by the same operation id.
+  ChangeVerdict change(const Change& change);
+  /// The node's configuration has changed from `before`, and this acceptor's place to `self`.
+  /// Whoever decided that goes on under the new one; needs room for Effects::kPerStepMax frames.
+  void on_configuration(const Configuration& before, std::uint32_t self, Nanos now,
+                        Effects& effects);
+
   /// A learner's progress, however it became known.
   void on_credit(std::uint32_t learner, Instance delivered_below, Nanos now);
   /// A learner's own report: shows that it lives, even without progress.
@@ -154,6 +167,8 @@ class Coordinator {
     return recovered_[raw(instance) & (recovered_.size() - 1)];
   }
   void retire();
+  void begin_phase1(Nanos now, Effects& effects);
+  bool propose_change(Nanos now, Effects& effects);
   void send_phase1a(Nanos now, Effects& effects);
   void merge(Instance instance, Ballot ballot, const Value& value, std::uint32_t holder);
   void count_promise(std::uint32_t acceptor, Nanos now, Effects& effects);
@@ -190,7 +205,7 @@ class Coordinator {
   NodeId self_id() const { return configuration_.acceptors[self_].id; }
 
   const Configuration& configuration_;
-  const std::uint32_t self_;
+  std::uint32_t self_;
   const CoordinatorOptions options_;
   Acceptor& acceptor_;
   dataplane::BufferPool& pool_;
@@ -206,6 +221,9 @@ class Coordinator {
   Instance decided_below_ = kFirstInstance;            // contiguous
   Instance told_below_ = kFirstInstance;
   Instance own_next_ = kFirstInstance;  // next whose own vote is to be counted
+  static constexpr Instance kNoBarrier{~std::uint64_t{0}};
+  Instance barrier_ = kNoBarrier;  // nothing is proposed from here on: members change
+  std::optional<Change> wanted_;
   std::vector<Slot> slots_;
 
   // Phase 1.

@@ -17,8 +17,14 @@ constexpr std::uint32_t kCollectRoundsMax = 20;
 }  // namespace
 
 void Coordinator::start(Nanos now, Effects& effects) {
+  if (state_ != State::kIdle) retire();  // an earlier term of its own
+  begin_phase1(now, effects);
+}
+
+/// Under a ballot of its own, whatever was submitted before.
+void Coordinator::begin_phase1(Nanos now, Effects& effects) {
   const Ballot highest = std::max(highest_seen_, acceptor_.promised());
-  observe(make_ballot(round_of(highest) + 1, self_id()));  // ends an earlier term of its own
+  highest_seen_ = make_ballot(round_of(highest) + 1, self_id());
   ballot_ = make_ballot(round_of(highest) + 1,
                         DEFECT(kBallotNotUnique) ? configuration_.acceptors[0].id : self_id());
   counters_[CoordinatorCounter::kElectionsStarted].add();
@@ -27,6 +33,7 @@ void Coordinator::start(Nanos now, Effects& effects) {
   route_ = Route(configuration_, self_);
   silent_ = {};
   blocked_since_ = tell_by_ = kNever;
+  barrier_ = kNoBarrier;
   promises_ = {};
   parts_ = {};
   unknown_ = {};
@@ -60,11 +67,12 @@ void Coordinator::on_durable(Nanos now, Effects& effects) {
 }
 
 void Coordinator::send_phase1a(Nanos now, Effects& effects) {
+  const std::uint64_t settings = fingerprint(configuration_, options_.fingerprint);
   for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
     // Who did not know all it accepted may have been given it back since.
     if (i == self_ || ((raw(promises_) >> i & 1) != 0 && unknown_[i].empty())) continue;
     effects.send_now(configuration_.acceptors[i].endpoint, MessageType::kPhase1A,
-                     Phase1A{raw(ballot_), raw(from_), options_.fingerprint});
+                     Phase1A{raw(ballot_), raw(from_), settings});
   }
   phase1_retry_at_ = now + kPhase1Retry;
   schedule(phase1_retry_at_);

@@ -109,6 +109,13 @@ void Election::ask(Effects& effects) {
   }
 }
 
+void Election::on_configuration(std::uint32_t self) {
+  self_ = self;
+  ++question_;  // the answers to the last one name others
+  missed_by_ = AcceptorSet{};
+  start_ = false;
+}
+
 void Election::on_pre_vote(const Received& in, Nanos now, Effects& effects) {
   const auto& m = message<PreVote>(in.frame);
   if (!configuration_.acceptor_index(NodeId{in.frame.header->sender.get()})) {

@@ -49,6 +49,8 @@ class Election {
   void on_promised(Ballot ballot, Nanos now);
   void on_pre_vote(const Received& in, Nanos now, Effects& effects);
   void on_pre_vote_answer(const Received& in, Nanos now);
+  /// The node's configuration has changed; `self` is its place there.
+  void on_configuration(std::uint32_t self);
 
   /// Once a turn, after all input was read. `leads`: this node runs Phase 1 or coordinates. `able`:
   /// it could. True: it should run Phase 1 now.
@@ -65,7 +67,7 @@ class Election {
   void ask(Effects& effects);
 
   const Configuration& configuration_;
-  const std::uint32_t self_;
+  std::uint32_t self_;
   Attention attention_;
   Ballot ballot_;     // the highest heard of; its coordinator is watched
   Ballot deposed_{};  // the one missed last

@@ -15,8 +15,8 @@
 
 namespace annulus::consensus {
 
-/// Something that must be on stable storage before what depends on it is said: a promise (no
-/// instance), or an accept.
+/// Something that must be on stable storage before what depends on it is said: an accept; or, with
+/// no instance, a promise or (in `bytes`) a configuration.
 struct Keep {
   std::uint64_t number = 0;  // the acceptor counts what it wants kept: 1, 2, 3 ...
   Instance instance{};
@@ -51,6 +51,7 @@ struct InstanceRange {
 /// What an acceptor that starts again knows. "Known" is only what was read back undamaged: see
 /// Acceptor::restore().
 struct RecoveredAcceptor {
+  std::vector<std::byte> configuration;  // the last that was kept; none: that of the bootstrap
   struct Accept {
     Instance instance{};
     Ballot ballot{};

@@ -1,5 +1,7 @@
 #include "consensus/messages.h"
 
+#include "consensus/membership.h"
+
 namespace annulus::consensus {
 namespace {
 
@@ -86,8 +88,18 @@ bool valid_phase2b(const Frame& frame) {
 bool valid_pull(const Frame& frame) {
   if (frame.message.size() < sizeof(Pull) || frame.payload) return false;
   const auto& m = message<Pull>(frame);
-  if (m.kind < 1 || m.kind > 3 || m.reserved != 0 || m.count == 0) return false;
+  if (m.kind < 1 || m.kind > 4 || m.reserved != 0 || m.count == 0) return false;
   return m.count <= kPullEntriesMax && exact_list<Pull, PullEntry>(frame, m.count);
+}
+
+bool valid_kind(std::uint8_t kind) { return kind >= 1 && kind <= 2; }
+
+bool valid_join(const Join& m) {
+  return m.incarnation != 0 && valid_kind(m.kind) && m.reserved == decltype(m.reserved){};
+}
+
+bool valid_change(const ChangeRequest& m) {
+  return m.operation != 0 && m.verb >= 1 && m.verb <= 3 && valid_kind(m.kind) && m.reserved == 0;
 }
 
 template <typename M>
@@ -99,9 +111,10 @@ bool bare(const Frame& frame) {
 
 const char* to_string(MessageType type) {
   static constexpr const char* kNames[] = {
-      "none",           "submit",   "submit_ack", "phase1a",  "phase1b",        "phase2a",
-      "phase2b",        "decision", "reject",     "pull",     "value",          "trimmed",
-      "learner_status", "reply",    "query",      "pre_vote", "pre_vote_answer"};
+      "none",     "submit",          "submit_ack",     "phase1a", "phase1b",
+      "phase2a",  "phase2b",         "decision",       "reject",  "pull",
+      "value",    "trimmed",         "learner_status", "reply",   "query",
+      "pre_vote", "pre_vote_answer", "configuration",  "join",    "change"};
   static_assert(std::size(kNames) == kMessageTypeLast + 1);
   const auto index = static_cast<std::size_t>(type);
   return index <= kMessageTypeLast ? kNames[index] : "unknown";
@@ -115,6 +128,7 @@ bool validate(const Frame& frame, std::uint32_t value_bytes_max) {
       if (bytes != sizeof(Submit)) return false;
       const auto& m = message<Submit>(frame);
       return m.value.bytes != 0 && m.oldest <= m.value.id.sequence &&
+             !from_wire(m.value).membership() &&
              valid_fragment(m.value, m.fragment, payload, value_bytes_max);
     }
     case MessageType::kSubmitAck:
@@ -165,6 +179,12 @@ bool validate(const Frame& frame, std::uint32_t value_bytes_max) {
     case MessageType::kPreVoteAnswer:
       return bare<PreVoteAnswer>(frame) && message<PreVoteAnswer>(frame).missed <= 1 &&
              message<PreVoteAnswer>(frame).reserved == decltype(PreVoteAnswer::reserved){};
+    case MessageType::kConfiguration:
+      return !frame.payload && valid_configuration(frame.message);
+    case MessageType::kJoin:
+      return bare<Join>(frame) && valid_join(message<Join>(frame));
+    case MessageType::kChange:
+      return bare<ChangeRequest>(frame) && valid_change(message<ChangeRequest>(frame));
   }
   return false;
 }

@@ -57,8 +57,11 @@ enum class MessageType : std::uint8_t {
   kQuery = 14,          // proposer -> replica: answer this value's commands if you executed them
   kPreVote = 15,        // acceptor -> acceptors: do you miss the coordinator, too?
   kPreVoteAnswer = 16,  // and back
+  kConfiguration = 17,  // anyone -> anyone of an older epoch: the members (membership.h)
+  kJoin = 18,           // a node without identity -> acceptors: admit me
+  kChange = 19,         // acceptor -> coordinator: what an operator asks for
 };
-constexpr std::uint8_t kMessageTypeLast = 16;
+constexpr std::uint8_t kMessageTypeLast = 19;
 const char* to_string(MessageType type);
 
 constexpr std::uint32_t kAcceptorsMax = 15;
@@ -188,12 +191,34 @@ struct PreVoteAnswer {
   std::array<std::uint8_t, 3> reserved;
 };
 
+enum class JoinKind : std::uint8_t { kAcceptor = 1, kReplica = 2 };
+struct Join {
+  u64le incarnation;   // random: names this one start of a process
+  u32le config_epoch;  // the newest that it has heard of: an old Join, come late, admits nobody
+  std::uint8_t kind;
+  std::array<std::uint8_t, 3> reserved;
+};
+
+enum class ChangeVerb : std::uint8_t { kAdd = 1, kRemove = 2, kReplace = 3 };
+/// One member comes, goes, or comes for another. Done at most once per operation id.
+struct ChangeRequest {
+  u64le operation;
+  u64le incarnation;  // of who comes
+  u64le partitions;   // of a replica that comes
+  u32le member;       // who goes
+  u32le address;      // of who comes
+  u16le port;
+  std::uint8_t verb;
+  std::uint8_t kind;  // JoinKind
+  u32le reserved;
+};
+
 struct Reject {
   u64le promised;
   u64le refused;  // the ballot that was too low
 };
 
-enum class PullKind : std::uint8_t { kValue = 1, kVote = 2, kDecision = 3 };
+enum class PullKind : std::uint8_t { kValue = 1, kVote = 2, kDecision = 3, kConfiguration = 4 };
 struct PullEntry {
   u64le instance;
   u64le fragments;  // bit i: fragment i wanted; all ones when the count is not known

@@ -2,6 +2,8 @@
 // layer would refuse what was changed after it was sealed: this is the line of defence behind it.
 #include "consensus/messages.h"
 
+#include "consensus/membership.h"
+
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -61,6 +63,16 @@ class MessagesTest : public testing::Test {
         content.bytes.part(0, fragment.bytes));
     add(MessageType::kPreVote, PreVote{5ull, 1u});
     add(MessageType::kPreVoteAnswer, PreVoteAnswer{5ull, 1u, std::uint8_t{1}, {}});
+    std::array<std::byte, kConfigurationBytesMax> members;
+    const std::size_t size = encode(configuration(3), members);
+    samples_.push_back(
+        {MessageType::kConfiguration, {reinterpret_cast<const char*>(members.data()), size}, {}});
+    add(MessageType::kJoin, Join{9ull, 1u, std::uint8_t{1}, {}});
+    add(MessageType::kChange, to_wire(Change{.operation = 4,
+                                             .verb = ChangeVerb::kRemove,
+                                             .kind = JoinKind::kReplica,
+                                             .member = learner_id(0),
+                                             .comes = {}}));
   }
   struct WireReplyMaker {
     explicit WireReplyMaker(const Content& content)
@@ -129,6 +141,13 @@ class MessagesTest : public testing::Test {
       case MessageType::kQuery:
         check_fragment(message<Query>(frame).value, message<Query>(frame).fragment, frame.payload);
         break;
+      case MessageType::kConfiguration: {
+        const Configuration members = decode(frame.message, {});
+        ASSERT_GE(members.acceptors.size(), 1u);
+        ASSERT_LE(members.acceptors.size(), kAcceptorsMax);
+        ASSERT_LE(members.learners.size(), kLearnersMax);
+        break;
+      }
       default:
         break;
     }

@@ -30,10 +30,13 @@ std::string plan_line(const char* what, std::uint64_t count, std::uint64_t each)
          " B = " + std::to_string(count * each / 1024) + " KiB\n";
 }
 
-std::uint32_t acceptor_index(const Configuration& configuration, NodeId id) {
-  const auto index = configuration.acceptor_index(id);
-  CHECK(index.has_value());
-  return *index;
+/// Of a node that is no member.
+constexpr std::uint32_t kNoPlace = kAcceptorsMax;
+
+/// With a log, what that knows counts: the file may be older.
+Configuration last_kept(const Configuration& configuration, const AcceptorLog* log) {
+  if (log == nullptr || log->recovered().configuration.empty()) return configuration;
+  return decode(log->recovered().configuration, configuration);
 }
 
 std::uint32_t learner_index(const Configuration& configuration, NodeId id) {
@@ -48,20 +51,24 @@ std::uint32_t learner_index(const Configuration& configuration, NodeId id) {
 
 AcceptorNode::AcceptorNode(const AcceptorNodeOptions& options, const Configuration& configuration,
                            dataplane::Transport& transport, AcceptorLog* log)
-    : configuration_(configuration),
+    : configuration_(last_kept(configuration, log)),
       options_(options),
-      self_(acceptor_index(configuration, options.identity.node)),
+      self_(configuration_.acceptor_index(options.identity.node).value_or(kNoPlace)),
       pool_(acceptor_assemblies(options), options.value_bytes_max),
-      port_(transport, options.identity, configuration, options.value_bytes_max),
-      acceptor_(configuration, self_, durable(options.acceptor, log != nullptr), pool_),
-      coordinator_(configuration, self_, options.coordinator, acceptor_, pool_),
-      election_(configuration, self_, log != nullptr ? log->recovered().promised : kNoBallot),
+      port_(transport, options.identity, configuration_, options.value_bytes_max),
+      acceptor_(configuration_, self_, durable(options.acceptor, log != nullptr), pool_),
+      coordinator_(configuration_, self_, options.coordinator, acceptor_, pool_),
+      election_(configuration_, self_, log != nullptr ? log->recovered().promised : kNoBallot),
       log_(log),
-      start_election_(options.coordinate) {
+      start_election_(options.coordinate),
+      standing_(self_ == kNoPlace ? Standing::kRemoved : Standing::kMember) {
   if (log_ != nullptr) acceptor_.restore(log_->recovered());
+  if (options.incarnation != 0 && !DEFECT(kAmnesiacVotes)) {
+    standing_.store(Standing::kJoining, std::memory_order_relaxed);
+    port_.set_node(kNoNode);
+  }
+  board_.publish(configuration_);
 }
-
-bool AcceptorNode::mute() const { return options_.mute && !DEFECT(kMuteVotes); }
 
 /// Gives to the log what is to be kept, and sends the rest.
 void AcceptorNode::drain(Nanos now) {
@@ -85,6 +92,10 @@ bool AcceptorNode::poll_log(Nanos now) {
   acceptor_.on_durable(progress_, now, effects_);
   if (effects_.room() < Effects::kPerStepMax) drain(now);
   coordinator_.on_durable(now, effects_);
+  if (adopting_ && acceptor_.kept_durable()) {
+    const Configuration next = *std::exchange(adopting_, std::nullopt);
+    carry_out(next, now);
+  }
   LogValue value;
   while (true) {
     if (effects_.room() < Effects::kPerStepMax) drain(now);
@@ -106,13 +117,9 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
     drained = burst.size() < Port::kBurst;  // that was all
     if (burst.empty()) break;
     work += static_cast<std::uint32_t>(burst.size());
-    if (mute()) {
-      counters_[NodeCounter::kDropMute].add(burst.size());
-    } else {
-      for (const Received& in : burst) {
-        if (effects_.room() < Effects::kPerStepMax) drain(now);
-        handle(in, now);
-      }
+    for (const Received& in : burst) {
+      if (effects_.room() < Effects::kPerStepMax) drain(now);
+      handle(in, now);
     }
     Port::release(burst);
     if (log_ != nullptr) {
@@ -120,7 +127,9 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
       log_->submit(now);  // at once, while the rest of the ring is still to hear of it
     }
   }
-  if (mute()) return {work, kNever};
+  if (!member()) return {work, poll_stranger(now)};
+  adopt_chosen(now);
+  forward_change(now);
   if (effects_.room() < 2 * Effects::kPerStepMax) drain(now);
   const bool heard = backlog_.heard(drained);
   if (heard) {
@@ -133,7 +142,9 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
   if (effects_.room() < 2) drain(now);
   acceptor_.flush(effects_);
   drain(now);
-  Nanos deadline = std::min({acceptor_.deadline(), coordinator_.deadline(), election_.deadline()});
+  Nanos deadline =
+      std::min({acceptor_.deadline(), coordinator_.deadline(), election_.deadline(), change_at_});
+  if (acceptor_.chosen_configuration() != nullptr && !adopting_) deadline = now;
   if (log_ != nullptr) {
     log_->submit(now);
     if (progress_.busy || acceptor_.awaits_log()) deadline = now;
@@ -147,7 +158,7 @@ bool AcceptorNode::log_full() const {
 }
 
 void AcceptorNode::elect(Nanos now) {
-  const bool able = !log_full();
+  const bool able = !log_full() && acceptor_.settled();
   if (!able && !coordinator_.idle()) coordinator_.resign();
   const bool missed = election_.tick(!coordinator_.idle(), now, effects_, able);
   if ((!std::exchange(start_election_, false) && !missed) || !able) return;
@@ -162,6 +173,13 @@ void AcceptorNode::on_phase1a(const Received& in, Nanos now) {
 }
 
 void AcceptorNode::handle(const Received& in, Nanos now) {
+  if (in.type == MessageType::kConfiguration) return on_configuration_news(in, now);
+  news_.on_frame(in, configuration_, true, now, effects_);
+  if (!member()) {
+    counters_[NodeCounter::kDropNoMember].add();
+    return;
+  }
+  if (concerns_votes(in.type) && !may_vote(in)) return;
   const NodeId sender{in.frame.header->sender.get()};
   switch (in.type) {
     case MessageType::kSubmit:
@@ -188,20 +206,20 @@ void AcceptorNode::handle(const Received& in, Nanos now) {
         acceptor_.on_phase2b(in, now, effects_);
       }
       break;
-    case MessageType::kDecision: {
-      const auto& m = message<Decision>(in.frame);
-      const Decided decided = from_wire(m.decided);
-      coordinator_.observe(decided.ballot);
-      election_.on_coordinator(sender, decided.ballot, m.within_us * kMicrosecond, now);
-      acceptor_.on_decided(decided, now);
+    case MessageType::kDecision:
+      on_decision(in, now);
       break;
-    }
     case MessageType::kReject:
       coordinator_.observe(Ballot{message<Reject>(in.frame).promised.get()});
       break;
+    case MessageType::kJoin:
+      on_join(in, now);
+      break;
+    case MessageType::kChange:
+      on_change(from_wire(message<ChangeRequest>(in.frame)));
+      break;
     case MessageType::kPull:
-      drain(now);  // so that there is room for all that was asked for
-      acceptor_.on_pull(in, effects_);
+      on_pull(in, now);
       break;
     case MessageType::kValue:
       coordinator_.on_value(in, now, effects_);
@@ -219,12 +237,28 @@ void AcceptorNode::handle(const Received& in, Nanos now) {
     case MessageType::kPreVoteAnswer:
       election_.on_pre_vote_answer(in, now);
       break;
-    case MessageType::kSubmitAck:
-    case MessageType::kReply:
-    case MessageType::kQuery:
+    default:
       counters_[NodeCounter::kDropNotForUs].add();
       break;
   }
+}
+
+void AcceptorNode::on_decision(const Received& in, Nanos now) {
+  const auto& m = message<Decision>(in.frame);
+  const Decided decided = from_wire(m.decided);
+  coordinator_.observe(decided.ballot);
+  election_.on_coordinator(NodeId{in.frame.header->sender.get()}, decided.ballot,
+                           m.within_us * kMicrosecond, now);
+  acceptor_.on_decided(decided, now);
+}
+
+void AcceptorNode::on_pull(const Received& in, Nanos now) {
+  if (message<Pull>(in.frame).kind == static_cast<std::uint8_t>(PullKind::kConfiguration)) {
+    ConfigurationNews::tell(in.from, configuration_, effects_);
+    return;
+  }
+  drain(now);  // so that there is room for all that was asked for
+  acceptor_.on_pull(in, effects_);
 }
 
 void AcceptorNode::on_submit(const Received& in, Nanos now) {
@@ -234,7 +268,7 @@ void AcceptorNode::on_submit(const Received& in, Nanos now) {
   }
   const Ballot highest = std::max(acceptor_.promised(), coordinator_.highest_seen());
   // Whoever knows of no coordinator but itself, and is none, keeps silent: the client tries others.
-  if (highest == kNoBallot || coordinator_of(highest) == options_.identity.node) {
+  if (highest == kNoBallot || coordinator_of(highest) == port_.identity().node) {
     counters_[NodeCounter::kDropNoCoordinator].add();
     return;
   }
@@ -284,10 +318,10 @@ LearnerNode::LearnerNode(const LearnerNodeOptions& options, const Configuration&
                          dataplane::Transport& transport, const Rings& rings)
     : options_(options),
       configuration_(configuration),
-      self_(learner_index(configuration, options.identity.node)),
+      self_(learner_index(configuration_, options.identity.node)),
       pool_(learner_assemblies(options), options.value_bytes_max),
-      port_(transport, options.identity, configuration, options.value_bytes_max),
-      learner_(configuration, self_, options.learner, pool_),
+      port_(transport, options.identity, configuration_, options.value_bytes_max),
+      learner_(configuration_, self_, options.learner, pool_),
       direct_(options.submit, pool_),
       rings_(rings) {}
 
@@ -318,7 +352,11 @@ void LearnerNode::handle(const Received& in, Nanos now) {
     if (in.type == MessageType::kQuery) on_query(in, now);
     return;
   }
+  news_.on_frame(in, configuration_, false, now, effects_);
   switch (in.type) {
+    case MessageType::kConfiguration:
+      adopt(decode(in.frame.message, configuration_));
+      break;
     case MessageType::kPhase2A:
       learner_.on_phase2a(in, now);
       break;
@@ -389,12 +427,21 @@ std::uint32_t LearnerNode::deliver(Nanos) {
       direct_.pop();
     } else if (!learner_.next(delivery)) {
       return delivered;
+    } else if (delivery.value.membership()) {
+      adopt(decode(delivery.bytes.bytes(), configuration_));
+      continue;
     }
     CHECK(rings_.deliveries.push(std::move(delivery)));
     ++delivered;
   }
   learner_.count_back_pressure();
   return delivered;
+}
+
+void LearnerNode::adopt(const Configuration& next) {
+  if (next.epoch <= configuration_.epoch) return;
+  counters_[NodeCounter::kConfigurations].add();
+  configuration_ = next;
 }
 
 void LearnerNode::on_query(const Received& in, Nanos now) {
@@ -445,8 +492,9 @@ namespace annulus::dataplane {
 template <>
 const std::array<const char*, static_cast<std::size_t>(consensus::NodeCounter::kCount)>
     CounterNames<consensus::NodeCounter>::names = {
-        "redirects",      "drop_no_coordinator", "drop_not_for_us",  "drop_unknown_peer",
-        "drop_mute",      "replies_sent",        "queries_received", "drop_query_no_memory",
-        "proposals_sent", "drop_proposal"};
+        "redirects",        "drop_no_coordinator",  "drop_not_for_us", "drop_unknown_peer",
+        "drop_no_member",   "drop_other_epoch",     "drop_unsettled",  "configurations",
+        "joins_asked",      "joins_seen",           "changes_refused", "replies_sent",
+        "queries_received", "drop_query_no_memory", "proposals_sent",  "drop_proposal"};
 
 }  // namespace annulus::dataplane

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "consensus/delivery.h"
 #include "consensus/election.h"
 #include "consensus/learner.h"
+#include "consensus/membership.h"
 #include "consensus/port.h"
 #include "dataplane/spsc_ring.h"
 #include "dataplane/stage.h"
@@ -24,7 +26,13 @@ enum class NodeCounter : std::uint8_t {
   kDropNoCoordinator,  // submits to an acceptor that knows of no coordinator
   kDropNotForUs,       // a valid message that this kind of node does not handle
   kDropUnknownPeer,    // a sender that the configuration does not list
-  kDropMute,           // received while mute
+  kDropNoMember,       // received while without a place among the members
+  kDropOtherEpoch,     // of Phase 1 or 2, from a node of another configuration
+  kDropUnsettled,      // asked to vote before it knew all that was decided earlier
+  kConfigurations,     // adopted
+  kJoinsAsked,         // to be admitted
+  kJoinsSeen,          // of others
+  kChangesRefused,     // asked for, and not allowed
   kRepliesSent,
   kQueriesReceived,
   kDropQueryNoMemory,
@@ -41,9 +49,20 @@ struct AcceptorNodeOptions {
   /// Runs Phase 1 as soon as it is polled: one acceptor of a bootstrap, so that nobody has to be
   /// missed first.
   bool coordinate = false;
-  /// A memory acceptor that was started again has lost its promises and votes, and stays silent
-  /// (T5). Only the explicit bootstrap of a new cluster starts acceptors that speak.
-  bool mute = false;
+  /// 0: it is the member that the configuration lists, and knows all it said. Otherwise it is new,
+  /// or has lost its promises and votes with its memory, and asks to be admitted under another
+  /// identity (T5); a random number that no other start of a process has. Only the explicit
+  /// bootstrap of a new cluster starts acceptors that speak at once.
+  std::uint64_t incarnation = 0;
+};
+
+/// A node's place among the members.
+enum class Standing : std::uint8_t {
+  kMember,
+  kJoining,       // asks to be admitted
+  kRemoved,       // was a member, and is none any more: it is silent for good
+  kMajorityLost,  // as kMember, but so many acceptors have lost their votes that nothing can be
+                  // decided any more
 };
 
 class AcceptorNode final : public dataplane::Stage {
@@ -62,10 +81,20 @@ class AcceptorNode final : public dataplane::Stage {
   /// Makes this node run Phase 1 at its next poll.
   void start_election() { start_election_ = true; }
 
+  /// Asks the coordinator, whoever that is, for a change of members: again until the configuration
+  /// has it. One thread at a time; false while it is still at the last one.
+  bool ask_change(const Change& change);
+
   /// Its log failed: it says nothing any more. Any thread.
   bool failed() const { return failed_.load(std::memory_order_relaxed); }
+  /// Any thread.
+  Standing standing() const { return standing_.load(std::memory_order_relaxed); }
+  ChangeVerdict last_verdict() const { return verdict_.load(std::memory_order_relaxed); }
+  /// Any thread: the configuration as encode() writes it.
+  ConfigurationBoard& board() { return board_; }
 
   const Acceptor& acceptor() const { return acceptor_; }
+  std::uint32_t epoch() const { return configuration_.epoch; }
   const Coordinator& coordinator() const { return coordinator_; }
   void add_counters(dataplane::Registry& registry, const std::string& node);
   /// Bytes of all pools and tables, as a sum with its terms.
@@ -75,16 +104,33 @@ class AcceptorNode final : public dataplane::Stage {
   void handle(const Received& in, Nanos now);
   void drain(Nanos now);
   bool poll_log(Nanos now);
-  bool mute() const;
   bool log_full() const;
+  bool member() const {
+    return standing() == Standing::kMember || standing() == Standing::kMajorityLost;
+  }
+  static bool concerns_votes(MessageType type);
+  bool may_vote(const Received& in);
+  void adopt(const Configuration& next, Nanos now);
+  void adopt_chosen(Nanos now);
+  void carry_out(const Configuration& next, Nanos now);
+  void begin_membership(Nanos now);
+  void on_configuration_news(const Received& in, Nanos now);
+  Nanos poll_stranger(Nanos now);
+  void on_join(const Received& in, Nanos now);
+  void note_lost(const Endpoint& endpoint, Nanos now);
+  void note_candidate(const Received& in, Nanos now);
+  void on_change(Change change);
+  void forward_change(Nanos now);
   void elect(Nanos now);
   void on_phase1a(const Received& in, Nanos now);
+  void on_decision(const Received& in, Nanos now);
+  void on_pull(const Received& in, Nanos now);
   void on_submit(const Received& in, Nanos now);
   void on_learner_status(const Received& in, Nanos now);
 
-  const Configuration& configuration_;
+  Configuration configuration_;
   const AcceptorNodeOptions options_;
-  const std::uint32_t self_;
+  std::uint32_t self_;  // as long as it is a member
   dataplane::BufferPool pool_;
   Port port_;
   Backlog backlog_;
@@ -96,6 +142,29 @@ class AcceptorNode final : public dataplane::Stage {
   LogProgress progress_;
   std::atomic<bool> failed_{false};  // only ever becomes true: nothing is published through it
   bool start_election_;
+
+  // Membership.
+  std::atomic<Standing> standing_;         // told to other threads; nothing is published through it
+  std::optional<Configuration> adopting_;  // once it is durable
+  ConfigurationNews news_;
+  ConfigurationBoard board_;
+  Nanos join_at_ = 0;
+  struct Lost {
+    Endpoint endpoint;  // of a member that asked to be admitted anew
+    Nanos heard = 0;
+  };
+  std::array<Lost, kAcceptorsMax> lost_{};
+  /// Asked to be admitted, and are no members: an operator's change may name them.
+  struct Candidate {
+    Endpoint endpoint;
+    std::uint64_t incarnation = 0;
+    JoinKind kind{};
+    Nanos heard = 0;
+  };
+  std::array<Candidate, 8> candidates_{};
+  dataplane::SpscRing<Change> changes_{2};  // from ask_change()
+  Nanos change_at_ = kNever;
+  std::atomic<ChangeVerdict> verdict_{ChangeVerdict::kAllowed};
   dataplane::Counters<NodeCounter> counters_;
 };
 
@@ -139,9 +208,11 @@ class LearnerNode final : public dataplane::Stage {
   std::uint32_t send_replies(Nanos now, std::uint32_t budget);
   void send_proposals(Nanos now);
   std::uint32_t deliver(Nanos now);
+  void adopt(const Configuration& next);
 
   const LearnerNodeOptions options_;
-  const Configuration& configuration_;
+  Configuration configuration_;
+  ConfigurationNews news_;
   const std::uint32_t self_;
   dataplane::BufferPool pool_;
   Port port_;

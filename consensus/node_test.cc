@@ -63,18 +63,5 @@ TEST_F(RingTest, NewCoordinatorProposesAgainWhatWasAccepted) {
   EXPECT_TRUE(ring_->acceptors[2]->coordinator().active());
 }
 
-TEST_F(RingTest, MuteAcceptorSaysNothing) {
-  start(Dissemination::kMulticast);
-  ring_->acceptors[2] = ring_->make_acceptor(2, {.mute = true}, 2);
-  stopped_[1] = true;
-  run(5);
-  submit(1, 100);
-  run(2'000);
-  EXPECT_TRUE(delivered_[0].empty());
-  stopped_[1] = false;
-  run(2'000);
-  EXPECT_EQ(delivered_[0], up_to(1));
-}
-
 }  // namespace
 }  // namespace annulus::consensus

@@ -83,7 +83,8 @@ std::optional<Endpoint> Port::next_in_dissemination_ring(NodeId origin) const {
   };
   for (std::size_t i = 0; i < count; ++i) {
     if (member(i).id != identity_.node) continue;
-    const Member next = member((i + 1) % count);
+    Member next = member((i + 1) % count);
+    for (std::size_t k = 2; next.id == kNoNode; ++k) next = member((i + k) % count);
     if (next.id == origin || next.id == identity_.node) return std::nullopt;
     return next.endpoint;
   }
@@ -145,7 +146,7 @@ void Port::fan_out(Nanos now, Outgoing& out) {
     if (acceptor.id != identity_.node) queue(now, acceptor.endpoint, out);
   }
   for (const LearnerMember& learner : configuration_.learners) {
-    if (learner.id != identity_.node) queue(now, learner.endpoint, out);
+    if (learner.id != identity_.node && learner.id != kNoNode) queue(now, learner.endpoint, out);
   }
 }
 

@@ -81,6 +81,8 @@ class Port {
   const dataplane::Transport& transport() const { return transport_; }
   const Configuration& configuration() const { return configuration_; }
   const PortIdentity& identity() const { return identity_; }
+  /// The id under which it sends from here on.
+  void set_node(NodeId node) { identity_.node = node; }
   dataplane::Counters<PortCounter>& counters() { return counters_; }
 
  private:

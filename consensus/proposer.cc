@@ -29,17 +29,38 @@ Proposer::Proposer(const ProposerOptions& options, const Configuration& configur
       fragment_bytes_(fragment_bytes(options.frame_bytes_max)),
       mask_(options.window - 1),
       values_(options.window),
-      suspected_until_(configuration.learners.size()),
       reply_delay_(options.retransmit_after / 2, kPatienceFloor, kPatienceCeiling),
       reply_mean_(options.retransmit_after / 2) {
   CHECK(std::has_single_bit(options.window) && options.credit_first > 0);
   CHECK(!configuration.learners.empty());
   CHECK(options.client_server || !configuration.acceptors.empty());
-  const std::uint64_t wanted = raw(options.partitions);
-  for (std::uint16_t i = 0; i < configuration.learners.size(); ++i) {
-    if ((raw(configuration.learners[i].partitions) & wanted) == wanted) answerers_.push_back(i);
-  }
+  find_answerers();
   CHECK(!answerers_.empty());
+}
+
+void Proposer::find_answerers() {
+  const std::uint64_t wanted = raw(options_.partitions);
+  const std::vector<std::uint16_t> before = std::move(answerers_);
+  answerers_.clear();
+  for (std::uint16_t i = 0; i < configuration_.learners.size(); ++i) {
+    const LearnerMember& learner = configuration_.learners[i];
+    const bool holds = (raw(learner.partitions) & wanted) == wanted;
+    if (learner.id != kNoNode && holds) answerers_.push_back(i);
+  }
+  // Nobody holds all of them any more: replies come when somebody does.
+  if (answerers_.empty()) answerers_ = before;
+  replier_ = 0;
+}
+
+void Proposer::on_configuration(const Configuration& before, Nanos now) {
+  find_answerers();
+  if (options_.client_server) return;
+  const auto same = configuration_.acceptor_index(before.acceptors[target_].id);
+  if (same) {
+    target_ = *same;
+    return;
+  }
+  switch_target(configuration_.acceptor_index(coordinator_of(ballot_)).value_or(0), now);
 }
 
 NodeId Proposer::target() const {

@@ -61,6 +61,9 @@ class Proposer {
   /// `from` is the sender of the frame. Needs room for kPerStepMax frames.
   void on_submit_ack(NodeId from, const SubmitAck& ack, Nanos now, Effects& effects);
 
+  /// What its configuration refers to has changed from `before`.
+  void on_configuration(const Configuration& before, Nanos now);
+
   /// Something of the value was answered by `replica`: it is alive, and the value was ordered.
   void on_reply(std::uint64_t sequence, std::uint16_t replica);
 
@@ -122,6 +125,7 @@ class Proposer {
   bool target_silent() const;
   void on_heard();
   void switch_target(std::uint32_t acceptor, Nanos now);
+  void find_answerers();
   void schedule(Outstanding& value, Nanos due);
   static void release(Outstanding& value);
   Nanos patience() const { return 2 * reply_delay_.p99(); }
@@ -142,7 +146,7 @@ class Proposer {
   std::uint32_t silent_ = 0;  // the speaker's timeouts since anything was heard
   bool resume_ = false;       // after silence something was heard: all is sent again
   std::uint32_t replier_ = 0;
-  std::vector<Nanos> suspected_until_;    // by learner
+  std::array<Nanos, kLearnersMax> suspected_until_{};  // by learner
   std::vector<std::uint16_t> answerers_;  // learners that hold every partition concerned
   QuantileEstimate reply_delay_;
   Nanos reply_mean_;

@@ -5,6 +5,7 @@ namespace {
 
 template <typename Members>
 std::optional<std::uint32_t> index_of(const Members& members, NodeId id) {
+  if (id == kNoNode) return std::nullopt;
   for (std::uint32_t i = 0; i < members.size(); ++i) {
     if (members[i].id == id) return i;
   }

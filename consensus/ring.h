@@ -1,6 +1,7 @@
 // The configuration of one ring: who accepts, who learns, along which route votes travel.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -18,23 +19,35 @@ enum class Dissemination : std::uint8_t {
                // while a member is not heard of, a copy each
 };
 
+/// `incarnation` is what a node that asked to be admitted calls itself: by it, it finds out which
+/// id it was given. 0 of bootstrap members.
 struct Member {
   NodeId id{};
   Endpoint endpoint;
+  std::uint64_t incarnation = 0;
+  bool operator==(const Member&) const = default;
 };
 struct LearnerMember {
-  NodeId id{};
+  NodeId id{};  // kNoNode: nobody has this place any more
   Endpoint endpoint;
   PartitionMask partitions = kAllPartitions;
+  std::uint64_t incarnation = 0;
+  bool operator==(const LearnerMember&) const = default;
 };
 
-/// An agreed set of members. Indices into `acceptors` and `learners` travel in messages and are
-/// stable within an epoch.
+/// An agreed set of members; how it changes is told in membership.h. Indices into `acceptors`
+/// travel in messages and hold within an epoch, those into `learners` for as long as the member
+/// does.
 struct Configuration {
-  std::uint32_t epoch = 1;
+  std::uint32_t epoch = 1;              // of the bootstrap; one more with each change
+  Instance from = kFirstInstance;       // governs from here on
+  Instance base = kFirstInstance;       // what newcomers must hold, up to `from`
   std::vector<Member> acceptors;        // at most kAcceptorsMax
   std::vector<LearnerMember> learners;  // at most kLearnersMax
-  Endpoint group;                       // multicast group of the ring
+  /// The changes made last, by operation id; the newest first.
+  std::array<std::uint64_t, 8> operations{};
+  // Not subject to change.
+  Endpoint group;  // multicast group of the ring
   Dissemination dissemination = Dissemination::kMulticast;
 
   int majority() const { return static_cast<int>(acceptors.size()) / 2 + 1; }

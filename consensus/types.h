@@ -7,10 +7,15 @@
 namespace annulus::consensus {
 
 /// Unique for every identity ever admitted to a cluster, at most 24 bits, never reused: bootstrap
-/// members take theirs from the config. 0 is a client that the config does not list.
+/// members take theirs from the config, which has those below kFirstAssignedId; a change of
+/// membership gives kFirstAssignedId plus the new epoch. 0 is a client that the config does not
+/// list.
 enum class NodeId : std::uint32_t {};
 constexpr NodeId kNoNode{0};
 constexpr std::uint32_t kNodeIdMax = (1u << 24) - 1;
+constexpr std::uint32_t kFirstAssignedId = 1u << 20;
+/// Who proposes changes of membership: no node, so that no client can seem to.
+constexpr NodeId kMembership{kNodeIdMax};
 
 /// Position in the one total order; the first is 1, so that 0 can mean "none".
 enum class Instance : std::uint64_t {};
@@ -66,6 +71,8 @@ struct Value {
   std::uint32_t bytes = 0;
   bool operator==(const Value&) const = default;
   bool noop() const { return bytes == 0; }
+  /// A configuration (membership.h), not commands.
+  bool membership() const { return id.proposer == kMembership; }
 };
 /// Fills holes after a coordinator change (T7). Concerns everyone, does nothing.
 constexpr Value kNoopValue{{}, 0, kAllPartitions, 0};

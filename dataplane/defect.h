@@ -40,7 +40,12 @@ enum class Defect : std::uint8_t {
   kReadAnsweredUnordered,      // a query for a read is answered before the read is ordered
   kReplyPartsMixed,            // T8: frames of two replies to one value are put together
   kRefusalBelieved,            // a repeated command refused is reported as not executed
-  kMuteVotes,                  // T5: an acceptor that lost its memory takes part again
+  kAmnesiacVotes,              // T5: an acceptor that lost its memory goes on as who it was
+  kProposesPastChange,         // T5b: proposes past a change of members that is not decided
+  kOtherEpochVotes,            // T5b: votes, promises count from nodes of another configuration
+  kUnsettledVotes,             // T5b: takes part before it holds what was decided earlier
+  kChangeKeepsBallot,          // T5b: goes on under new members without Phase 1 among them
+  kConfigurationNotKept,       // T5b: acts under a configuration that its log does not have
   kTrailingOutrun,             // a slow learner is not waited for before the acceptors forget
   kVoteBeforeWrite,            // T5: a vote is cast before the log has what was voted for
   kPromiseNotKept,             // T5: a promise is told without being given to the log
@@ -82,7 +87,12 @@ constexpr std::array<const char*, static_cast<std::size_t>(Defect::kCount)> kDef
     "read-answered-unordered",
     "reply-parts-mixed",
     "refusal-believed",
-    "mute-votes",
+    "amnesiac-votes",
+    "proposes-past-change",
+    "other-epoch-votes",
+    "unsettled-votes",
+    "change-keeps-ballot",
+    "configuration-not-kept",
     "trailing-outrun",
     "vote-before-write",
     "promise-not-kept",

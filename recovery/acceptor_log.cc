@@ -84,6 +84,7 @@ AcceptorLog::AcceptorLog(std::unique_ptr<Disk> disk, const LogIdentity& identity
       chosen_below_(recovered_.chosen_below),
       accepted_below_(scan->accepted_below),
       superblock_(scan->superblock),
+      configuration_(recovered_.configuration),
       covered_(scan->tail),
       values_(kWantedMax, options.value_bytes_max) {
   CHECK(std::has_single_bit(options.keeps_max) && options.depth <= kDepthMax);
@@ -143,7 +144,9 @@ void AcceptorLog::seal_superblock() {
   superblock_.chosen_below = raw(chosen_below_);
   superblock_.accepted_below = raw(accepted_below_);
   std::memset(memory_, 0, kBlockBytes);
+  superblock_.configuration_bytes = static_cast<std::uint32_t>(configuration_.size());
   std::memcpy(memory_, &superblock_, sizeof superblock_);
+  std::copy(configuration_.begin(), configuration_.end(), memory_ + sizeof superblock_);
   seal_block({memory_, kBlockBytes}, BlockKind::kSuperblock, identity_, 0, epoch());
 }
 
@@ -154,7 +157,13 @@ void AcceptorLog::append(std::span<Keep> keeps) {
     CHECK(keep.number == last_number_ + 1);
     last_number_ = keep.number;
     if (keep.instance == Instance{}) {
-      superblock_.promised = raw(keep.ballot);
+      if (keep.bytes) {
+        const auto bytes = keep.bytes.bytes();
+        configuration_.assign(bytes.begin(), bytes.end());
+        keep.bytes.reset();
+      } else {
+        superblock_.promised = raw(keep.ballot);
+      }
       if (promise_number_ == promise_durable_) promise_waits_ = keep.number;
       if (promise_number_ == superblock_number_) promise_next_ = keep.number;
       promise_number_ = keep.number;

@@ -1,6 +1,7 @@
-// The durable log of one acceptor: group commit of accepts into log blocks, promises into the
-// superblock, values read back for those who are behind. Polled by its acceptor's node, on whose
-// core it lives. Everything but the raw Disk is the same in production and in the simulator.
+// The durable log of one acceptor: group commit of accepts into log blocks, promises and
+// configurations into the superblock, values read back for those who are behind. Polled by its
+// acceptor's node, on whose core it lives. Everything but the raw Disk is the same in production
+// and in the simulator.
 //
 // T22: nothing is ever trimmed, because no checkpoint covers it: a full log takes no accepts, which
 // is back-pressure, while promises, votes for what it holds and reads go on.
@@ -148,6 +149,7 @@ class AcceptorLog final : public consensus::AcceptorLog {
 
   // The superblock: what the next one says, and the write of one.
   Superblock superblock_{};
+  std::vector<std::byte> configuration_;
   std::uint64_t promise_number_ = 0;          // of the last promise
   std::uint64_t promise_durable_ = 0;         // promises numbered up to here are durable
   std::uint64_t promise_waits_ = 0;           // the first that is not

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "consensus/log.h"
+#include "consensus/membership.h"
 #include "consensus/messages.h"
 #include "dataplane/wire_int.h"
 #include "recovery/disk.h"
@@ -29,7 +30,7 @@ enum class BlockKind : std::uint8_t { kSuperblock = 1, kLog = 2 };
 struct LogIdentity {
   std::uint64_t cluster = 0;
   consensus::NodeId node{};
-  std::uint64_t members = 0;  // hash of the acceptors' ids: majorities are counted among these
+  std::uint64_t members = 0;  // hash of the bootstrap's acceptors' ids
   bool operator==(const LogIdentity&) const = default;
 };
 
@@ -58,7 +59,12 @@ struct Superblock {
   u64le chosen_below;
   u64le accepted_below;  // one past the highest instance of all records
   u64le blocks;          // log blocks in the file
+  u32le configuration_bytes;
+  u32le reserved;
+  // The configuration under which the acceptor acts, as consensus::encode() writes it; none of the
+  // bootstrap's.
 };
+static_assert(sizeof(Superblock) + consensus::kConfigurationBytesMax <= kBlockBytes);
 
 struct LogBlock {
   BlockHeader header;

@@ -81,6 +81,10 @@ class Scanner {
       if (found && read.revision <= scan_.superblock.revision) continue;
       scan_.superblock = read;
       found = true;
+      const std::size_t kept =
+          std::min<std::size_t>(read.configuration_bytes, consensus::kConfigurationBytesMax);
+      const std::byte* from = block.data() + sizeof(Superblock);
+      scan_.recovered.configuration.assign(from, from + kept);
     }
     if (!found) {
       return beyond_repair(disk_, std::string("neither superblock can be read (") +
@@ -88,11 +92,16 @@ class Scanner {
                                       to_string(scan_.superblocks[1]) + ")");
     }
     const Superblock& best = scan_.superblock;
+    const auto& kept = scan_.recovered.configuration;
+    if (!kept.empty() && !consensus::valid_configuration(kept)) {
+      return beyond_repair(disk_, "holds no valid configuration");
+    }
     if (best.members != identity_.members) {
       return Error{
           disk_.name() +
           ": was written by an acceptor of another set of acceptors; majorities of the two "
-          "need not meet. Start the cluster with the [[acceptors]] it was created with"};
+          "need not meet. Start the cluster with the [[acceptors]] it was created with; they are "
+          "changed by `annulus cluster`"};
     }
     if (best.blocks > blocks_of(disk_) || best.covered > best.blocks ||
         best.epoch_start > best.covered) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "consensus/membership.h"
 #include "consensus/port.h"
 #include "consensus/proposer.h"
 #include "statemachine/block_arena.h"
@@ -68,6 +69,7 @@ class Client::Impl {
   void propose_batch(Nanos now);
 
   std::uint32_t receive(Nanos now, std::uint32_t budget, bool& drained);
+  void adopt(const consensus::Received& in, Nanos now);
   void on_reply(const consensus::Received& in, Nanos now);
   void take_stream(const consensus::Reply& message, std::span<const std::byte> stream, Nanos now);
   void finish(Batch& batch, Pending& pending, CommandStatus status,
@@ -86,6 +88,8 @@ class Client::Impl {
   const ClientOptions options_;
   dataplane::Transport& transport_;
   CompletionSink& sink_;
+  consensus::Configuration configuration_;
+  consensus::ConfigurationNews news_;
   BlockArena arena_;  // before whatever refers to its blocks
   consensus::Port port_;
   consensus::Proposer proposer_;

@@ -26,10 +26,13 @@ std::uint32_t Client::Impl::receive(Nanos now, std::uint32_t budget, bool& drain
   while (work < budget) {
     const std::span<Received> burst = port_.receive(now);
     for (const Received& in : burst) {
+      if (effects_.room() < Effects::kPerStepMax) port_.send(now, effects_);
+      news_.on_frame(in, configuration_, false, now, effects_);
       if (in.type == MessageType::kReply) {
         on_reply(in, now);
+      } else if (in.type == MessageType::kConfiguration) {
+        adopt(in, now);
       } else if (in.type == MessageType::kSubmitAck) {
-        if (effects_.room() < Effects::kPerStepMax) port_.send(now, effects_);
         proposer_.on_submit_ack(consensus::NodeId{in.frame.header->sender.get()},
                                 consensus::message<consensus::SubmitAck>(in.frame), now, effects_);
       } else {
@@ -42,6 +45,13 @@ std::uint32_t Client::Impl::receive(Nanos now, std::uint32_t budget, bool& drain
     if (drained) break;
   }
   return work;
+}
+
+void Client::Impl::adopt(const Received& in, Nanos now) {
+  consensus::Configuration next = consensus::decode(in.frame.message, configuration_);
+  if (next.epoch <= configuration_.epoch) return;
+  std::swap(configuration_, next);
+  proposer_.on_configuration(next, now);
 }
 
 void Client::Impl::on_reply(const Received& in, Nanos now) {

@@ -185,10 +185,6 @@ std::string to_toml(const Config& config) {
 std::uint64_t fingerprint(const ClusterConfig& cluster) {
   Writer writer;
   writer.cluster(cluster);
-  // Proxies come and go without the ring's consent.
-  for (const NodeConfig& node : cluster.nodes) {
-    if (node.kind != NodeKind::kProxy) writer.node(node);
-  }
   const std::string text = writer.text();
   return dataplane::hash_bytes(std::as_bytes(std::span(text)));
 }

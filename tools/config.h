@@ -20,7 +20,7 @@ enum class Mode : std::uint8_t {
 enum class TransportKind : std::uint8_t { kLocal, kUdp, kDpdk };
 /// What an acceptor's promises and votes survive.
 enum class Durability : std::uint8_t {
-  kMemory,  // nothing: an acceptor that is started again stays mute
+  kMemory,  // nothing: an acceptor that is started again is admitted as a new one
   kDisk,    // its end and the loss of power: they are on disk before anybody hears of them
 };
 enum class NodeKind : std::uint8_t { kAcceptor, kReplica, kProxy };
@@ -108,7 +108,7 @@ Result<Config> parse_config(const std::string& text, const std::string& path);
 /// The effective configuration as a file that load_config accepts.
 std::string to_toml(const Config& config);
 
-/// Hash of what must be equal in every acceptor and replica.
+/// Hash of what must be equal in every acceptor and replica, but for the members, which change.
 std::uint64_t fingerprint(const ClusterConfig& cluster);
 
 /// What the roles need of it.

@@ -154,7 +154,7 @@ class Loader {
       }
       std::uint32_t id = 0;
       reader.require("id", "1");
-      reader.number("id", 1, consensus::kNodeIdMax, id);
+      reader.number("id", 1, consensus::kFirstAssignedId - 1, id);
       node.id = NodeId{id};
       reader.require("address", "\"10.0.0.1:4000\"");
       reader.endpoint("address", node.address);

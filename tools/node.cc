@@ -106,7 +106,7 @@ class AcceptorHost final : public Node {
   static AcceptorNodeOptions options(const NodeSetup& setup, const recovery::AcceptorLog* log) {
     AcceptorNodeOptions options = acceptor_options(setup.cluster, setup.node);
     options.identity.epoch = log != nullptr ? log->epoch() : random_epoch();
-    options.mute = !setup.bootstrap && log == nullptr;
+    if (!setup.bootstrap && log == nullptr) options.incarnation = options.identity.epoch;
     options.coordinate = setup.bootstrap && setup.ring.acceptor_index(setup.node.id) == 0;
     return options;
   }

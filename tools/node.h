@@ -27,7 +27,8 @@ struct NodeSetup {
   const NodeConfig& node;
   dataplane::Transport& transport;
   /// Acceptors: this is the bootstrap of a new cluster. Otherwise an acceptor of a memory cluster
-  /// has lost its votes and stays mute, and one of a disk cluster reads them from its log.
+  /// has lost its votes and asks to be admitted anew, and one of a disk cluster reads them from its
+  /// log.
   bool bootstrap = false;
 };
 

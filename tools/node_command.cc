@@ -55,8 +55,8 @@ void print_start(const NodeConfig& node, const Config& config, const Cores& core
   const bool memory = config.cluster.durability == Durability::kMemory;
   if (node.kind == NodeKind::kAcceptor && memory && !bootstrap) {
     std::printf(
-        "%s: started without --bootstrap: its votes are lost with its memory, so it stays "
-        "mute\n",
+        "%s: started without --bootstrap: its votes are lost with its memory, so it asks the "
+        "others to admit it anew\n",
         node.name.c_str());
   }
   std::printf("%stelemetry %s\nready\n", cores.text().c_str(), telemetry.path().c_str());

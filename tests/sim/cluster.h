@@ -170,7 +170,10 @@ class Cluster {
   std::uint32_t learner_buffers() const { return 2 * plan_.learner_window + 1'024; }
   void crash(std::uint32_t node, std::uint32_t frames_left);
   void bury_acceptor(std::uint32_t acceptor);
-  void return_mute(std::uint32_t acceptor);
+  void rejoin(std::uint32_t acceptor);
+  bool whole(const AcceptorMachine& machine) const;
+  bool may_crash(std::uint32_t node) const;
+  std::uint32_t newest_epoch() const;
   void add_platter(std::uint32_t acceptor);
   bool open_log(std::uint32_t acceptor);
   void start_acceptor(std::uint32_t acceptor, const consensus::AcceptorNodeOptions& options);

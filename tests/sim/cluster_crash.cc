@@ -1,5 +1,6 @@
-// How the machines of a cluster die and what they are when they come back: memory acceptors mute,
-// those with a disk as their disk has it, replicas with nothing, to execute everything once more.
+// How the machines of a cluster die and what they are when they come back: memory acceptors as
+// strangers who ask to be admitted, those with a disk as their disk has it, replicas with nothing,
+// to execute everything once more.
 #include "tests/sim/cluster.h"
 
 namespace annulus::sim {
@@ -18,9 +19,10 @@ constexpr std::uint64_t kDiskBlocks = 32'768;
 void Cluster::on_fault(const Fault& fault) {
   switch (fault.kind) {
     case FaultKind::kCrash:
-      return crash(fault.a, fault.amount);
-    case FaultKind::kMuteReturn:
-      if (acceptors_[fault.a].crashed) return_mute(fault.a);
+      if (may_crash(fault.a)) crash(fault.a, fault.amount);
+      return;
+    case FaultKind::kRejoin:
+      if (acceptors_[fault.a].crashed) rejoin(fault.a);
       return;
     case FaultKind::kElection:
       if (!acceptors_[fault.a].crashed) acceptors_[fault.a].node->start_election();
@@ -38,6 +40,24 @@ void Cluster::on_fault(const Fault& fault) {
     default:
       return;
   }
+}
+
+/// Of memory acceptors a majority keeps what it said: with more lost, nothing can be promised.
+bool Cluster::may_crash(std::uint32_t node) const {
+  if (plan_.durable || node >= acceptors_.size()) return true;
+  std::uint32_t left = 0;
+  for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
+    left += i != node && whole(acceptors_[i]) && acceptors_[i].node->epoch() == newest_epoch();
+  }
+  return left >= acceptors_.size() / 2 + 1;
+}
+
+std::uint32_t Cluster::newest_epoch() const {
+  std::uint32_t epoch = 0;
+  for (const AcceptorMachine& machine : acceptors_) {
+    epoch = std::max(epoch, machine.node->epoch());
+  }
+  return epoch;
 }
 
 void Cluster::crash(std::uint32_t node, std::uint32_t frames_left) {
@@ -89,16 +109,18 @@ void Cluster::bury_acceptor(std::uint32_t acceptor) {
   ++machine.incarnation;
 }
 
-/// A memory acceptor starts again: it has forgotten what it promised and accepted, and knows it.
-void Cluster::return_mute(std::uint32_t acceptor) {
+/// A memory acceptor starts again: it has forgotten what it promised and accepted, knows it, and
+/// asks to be admitted as another.
+void Cluster::rejoin(std::uint32_t acceptor) {
   bury_acceptor(acceptor);
   AcceptorMachine& machine = acceptors_[acceptor];
   world_.network().revive(machine.transport->index());
   consensus::AcceptorNodeOptions options = acceptor_options(acceptor);
   options.identity.epoch = machine.incarnation;
   options.coordinate = false;
-  options.mute = true;
-  checker_.set_silent(acceptor, "started again without its memory");
+  options.incarnation = rng_.next() | 1;
+  machine.crashed = false;
+  checker_.set_stranger(acceptor);
   start_acceptor(acceptor, options);
 }
 

@@ -30,9 +30,20 @@ bool Cluster::caught_up() const {
     if (machine.crashed) continue;
     if (machine.deliveries->size() != 0 || machine.tapped->size() != 0) return false;
   }
+  // Whoever lost its memory is a member again, and holds what the others hold.
+  for (const AcceptorMachine& machine : acceptors_) {
+    if (machine.crashed || machine.node->failed()) continue;
+    if (!whole(machine)) return false;
+  }
   return std::all_of(learners_.begin(), learners_.end(), [&](const LearnerMachine& machine) {
     return machine.crashed || machine.node->learner().delivered_below() == top;
   });
+}
+
+bool Cluster::whole(const AcceptorMachine& machine) const {
+  return !machine.crashed && !machine.node->failed() &&
+         machine.node->standing() != consensus::Standing::kJoining &&
+         machine.node->acceptor().settled();
 }
 
 void Cluster::check_end() {
@@ -158,6 +169,7 @@ void Cluster::count(std::map<std::string, std::uint64_t>& counters) const {
   counters["order.repeated_values"] = checker_.repeated_values();
   counters["order.proposer_reorders"] = checker_.proposer_reorders();
   counters["order.restarts"] = checker_.restarts();
+  counters["order.admitted"] = checker_.admitted();
   counters["raw.retransmitted"] = raw_retransmitted();
   for (const AcceptorMachine& machine : acceptors_) {
     for (std::size_t i = 0;

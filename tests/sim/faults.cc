@@ -11,7 +11,7 @@ const char* to_string(FaultKind kind) {
   static constexpr const char* kNames[] = {
       "loss",      "node_loss",   "send_loss",   "multicast_loss", "duplicate", "reorder",
       "slow_link", "slow_node",   "bit_flips",   "link_full",      "partition", "stall",
-      "pause",     "clock_jump",  "crash",       "mute_return",    "election",  "restart",
+      "pause",     "clock_jump",  "crash",       "rejoin",         "election",  "restart",
       "power_cut", "disk_damage", "disk_failure"};
   static_assert(std::size(kNames) == static_cast<std::size_t>(FaultKind::kCount));
   return kNames[static_cast<std::size_t>(kind)];
@@ -91,7 +91,7 @@ void worsen(LinkQuality& link, const Fault& fault) {
     case FaultKind::kPause:
     case FaultKind::kClockJump:
     case FaultKind::kCrash:
-    case FaultKind::kMuteReturn:
+    case FaultKind::kRejoin:
     case FaultKind::kElection:
     case FaultKind::kRestart:
     case FaultKind::kPowerCut:
@@ -221,7 +221,17 @@ void plan_crash(Plan& plan) {
   }
   if (!acceptor || plan.rng.coin()) return;
   const Nanos again = plan.at + plan.micros(100, 50'000);
-  plan.faults.push_back({.kind = FaultKind::kMuteReturn, .start = again, .end = again, .a = node});
+  plan.faults.push_back({.kind = FaultKind::kRejoin, .start = again, .end = again, .a = node});
+}
+
+/// A memory acceptor crashes, and is started again at once or soon.
+void plan_rejoin(Plan& plan) {
+  const auto acceptor = static_cast<std::uint32_t>(plan.rng.below(plan.options.acceptors));
+  if ((plan.crashed >> acceptor & 1) != 0) return;
+  plan.add(FaultKind::kCrash, plan.at, acceptor, draw_amount(plan.rng, FaultKind::kCrash));
+  plan.add(FaultKind::kRejoin, plan.at + plan.micros(100, plan.rng.coin() ? 2'000 : 40'000),
+           acceptor);
+  if (plan.rng.coin()) plan.elect(plan.other_acceptor());
 }
 
 /// A node that has its state from disk crashes in any turn, and comes back.
@@ -300,7 +310,8 @@ void plan_one(Plan& plan) {
   if (static_cast<std::size_t>(fault.kind) >= kFirstDiskFault) {
     return plan_disk_fault(plan, fault.kind);
   }
-  if (fault.kind == FaultKind::kCrash || fault.kind == FaultKind::kMuteReturn) {
+  if (fault.kind == FaultKind::kRejoin && !options.durable) return plan_rejoin(plan);
+  if (fault.kind == FaultKind::kCrash || fault.kind == FaultKind::kRejoin) {
     return plan_crash(plan);
   }
   fault.start = plan.at;
@@ -337,9 +348,10 @@ void plan_slow_replica(Plan& plan) {
 
 }  // namespace
 
-const FaultWeights kUsualFaults = {10, 6, 6, 10, 6, 8, 8, 6, 6, 6, 8, 18, 4, 3, 0, 0, 8};
+const FaultWeights kUsualFaults = {10, 6, 6, 10, 6, 8, 8, 6, 6, 6, 8, 18, 4, 3, 0, 4, 8};
 const FaultWeights kUsualDiskFaults = [] {
   FaultWeights weights = kUsualFaults;
+  weights[static_cast<std::size_t>(FaultKind::kRejoin)] = 0;
   weights[static_cast<std::size_t>(FaultKind::kRestart)] = 6;
   weights[static_cast<std::size_t>(FaultKind::kPowerCut)] = 2;
   weights[static_cast<std::size_t>(FaultKind::kDiskDamage)] = 4;

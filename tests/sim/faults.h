@@ -23,13 +23,13 @@ enum class FaultKind : std::uint8_t {
   kSlowNode,  // every link from and to a node
   kBitFlips,
   kLinkFull,
-  kPartition,   // links from a set of ends to another lose frames, mostly all
-  kStall,       // a stage is not polled
-  kPause,       // no stage of a node is polled
-  kClockJump,   // a node's clock goes forward at once
-  kCrash,       // a node is never polled again, from the midst of its next turn on
-  kMuteReturn,  // a crashed acceptor is started again, without its memory
-  kElection,    // another acceptor starts Phase 1
+  kPartition,  // links from a set of ends to another lose frames, mostly all
+  kStall,      // a stage is not polled
+  kPause,      // no stage of a node is polled
+  kClockJump,  // a node's clock goes forward at once
+  kCrash,      // a node is never polled again, from the midst of its next turn on
+  kRejoin,     // a crashed acceptor is started again, without its memory
+  kElection,   // another acceptor starts Phase 1
   // Of clusters with disks only.
   kRestart,      // a node that crashed or stopped starts again, with what its disk holds
   kPowerCut,     // every acceptor and replica crashes

@@ -48,11 +48,11 @@ TEST(FaultsTest, OnlyACrashedAcceptorComesBackAndItIsMute) {
   for (std::uint64_t seed = 1; seed <= 200; ++seed) {
     Rng rng(seed);
     FaultOptions options = options_of(5);
-    options.weights[static_cast<std::size_t>(FaultKind::kMuteReturn)] = 50;
+    options.weights[static_cast<std::size_t>(FaultKind::kRejoin)] = 50;
     std::vector<bool> dead(options.nodes);
     for (const Fault& fault : plan_faults(rng, options)) {
       if (fault.kind == FaultKind::kCrash) dead[fault.a] = true;
-      if (fault.kind != FaultKind::kMuteReturn) continue;
+      if (fault.kind != FaultKind::kRejoin) continue;
       ++returns;
       EXPECT_TRUE(fault.a < options.acceptors && dead[fault.a]) << "seed " << seed;
     }
@@ -71,7 +71,7 @@ TEST(FaultsTest, WhatHasADiskComesBackAfterEveryCrash) {
     options.weights[static_cast<std::size_t>(FaultKind::kCrash)] = 3;
     std::vector<bool> down(options.acceptors);
     for (const Fault& fault : plan_faults(rng, options)) {
-      EXPECT_NE(fault.kind, FaultKind::kMuteReturn);
+      EXPECT_NE(fault.kind, FaultKind::kRejoin);
       EXPECT_TRUE(fault.kind != FaultKind::kDiskDamage || fault.a == options.damaged);
       if (fault.kind == FaultKind::kPowerCut) down.assign(down.size(), true);
       if (fault.a >= options.acceptors) continue;

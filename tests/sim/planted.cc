@@ -19,42 +19,24 @@ struct Found {
   std::uint64_t seed;
 };
 constexpr Found kRecorded[] = {
-    {Defect::kLearnerTakesLatestValue, 3},
-    {Defect::kAcceptorVotesWithoutValue, 1},
-    {Defect::kAcceptorForgetsPromise, 4},
-    {Defect::kQuorumOneTooFew, 1},
-    {Defect::kBallotNotUnique, 1},
-    {Defect::kDecisionAcrossBallots, 2},
-    {Defect::kPhase1MinorityEnough, 2},
-    {Defect::kPhase1ForgetsAccepted, 1},
-    {Defect::kSessionKeepsMaximum, 1},
-    {Defect::kDuplicateExecuted, 1},
-    {Defect::kReplyBeforePrefix, 1},
-    {Defect::kSkipUndecidedMask, 16},
-    {Defect::kReplicaSkipsWrite, 1},
-    {Defect::kReadsInSessionTable, 1},
-    {Defect::kFloorRaisedAtSubmission, 1},
-    {Defect::kCachedReplyOfNeighbour, 1},
-    {Defect::kRepliesBySubstitute, 1},
-    {Defect::kChecksumIgnored, 3},
-    {Defect::kHoleTakesCommand, 1},
-    {Defect::kPhase1TakesLowest, 8},
-    {Defect::kPhase1ForgetsOwn, 5},
-    {Defect::kFragmentOfAnyValue, 28},
-    {Defect::kPulledTakenAsDecided, 1},
-    {Defect::kStaleExecuted, 28},
-    {Defect::kExpiryIgnoresActivity, 3},
-    {Defect::kReadAnsweredUnordered, 1},
-    {Defect::kReplyPartsMixed, 90},
-    {Defect::kRefusalBelieved, 3},
-    {Defect::kMuteVotes, 17},
-    {Defect::kTrailingOutrun, 11},
-    {Defect::kVoteBeforeWrite, 3},
-    {Defect::kPromiseNotKept, 1},
-    {Defect::kLogChecksumIgnored, 2},
-    {Defect::kLogCutAtDamage, 3},
-    {Defect::kLaterWriteVouches, 1},
-    {Defect::kDiskErrorIgnored, 4},
+    {Defect::kLearnerTakesLatestValue, 3}, {Defect::kAcceptorVotesWithoutValue, 1},
+    {Defect::kAcceptorForgetsPromise, 4},  {Defect::kQuorumOneTooFew, 1},
+    {Defect::kBallotNotUnique, 1},         {Defect::kDecisionAcrossBallots, 2},
+    {Defect::kPhase1MinorityEnough, 2},    {Defect::kPhase1ForgetsAccepted, 1},
+    {Defect::kSessionKeepsMaximum, 1},     {Defect::kDuplicateExecuted, 1},
+    {Defect::kReplyBeforePrefix, 1},       {Defect::kSkipUndecidedMask, 16},
+    {Defect::kReplicaSkipsWrite, 1},       {Defect::kReadsInSessionTable, 1},
+    {Defect::kFloorRaisedAtSubmission, 1}, {Defect::kCachedReplyOfNeighbour, 1},
+    {Defect::kRepliesBySubstitute, 1},     {Defect::kChecksumIgnored, 3},
+    {Defect::kHoleTakesCommand, 1},        {Defect::kPhase1TakesLowest, 8},
+    {Defect::kPhase1ForgetsOwn, 5},        {Defect::kFragmentOfAnyValue, 28},
+    {Defect::kPulledTakenAsDecided, 1},    {Defect::kStaleExecuted, 28},
+    {Defect::kExpiryIgnoresActivity, 3},   {Defect::kReadAnsweredUnordered, 1},
+    {Defect::kReplyPartsMixed, 90},        {Defect::kRefusalBelieved, 3},
+    {Defect::kAmnesiacVotes, 17},          {Defect::kTrailingOutrun, 11},
+    {Defect::kVoteBeforeWrite, 3},         {Defect::kPromiseNotKept, 1},
+    {Defect::kLogChecksumIgnored, 2},      {Defect::kLogCutAtDamage, 3},
+    {Defect::kLaterWriteVouches, 1},       {Defect::kDiskErrorIgnored, 4},
     {Defect::kDamageDenied, 140},
 };
 
@@ -62,7 +44,7 @@ constexpr Found kRecorded[] = {
 RunOptions run_for(Defect defect, std::uint64_t seed) {
   RunOptions options;
   options.seed = seed;
-  options.mix = defect == Defect::kMuteVotes;
+  options.mix = defect == Defect::kAmnesiacVotes;
   return options;
 }
 

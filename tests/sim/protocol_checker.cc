@@ -24,7 +24,11 @@ ProtocolChecker::ProtocolChecker(const consensus::Configuration& configuration, 
       trace_(trace),
       crashed_learner_(configuration.learners.size()),
       delivered_by_(configuration.learners.size()),
-      last_delivered_(configuration.learners.size()) {}
+      last_delivered_(configuration.learners.size()) {
+  for (std::uint32_t i = 0; i < configuration.acceptors.size(); ++i) {
+    id_[i] = configuration.acceptors[i].id;
+  }
+}
 
 void ProtocolChecker::set_acceptor(std::uint32_t end, std::uint32_t acceptor) {
   if (acceptor_of_end_.size() <= end) acceptor_of_end_.resize(end + 1, -1);
@@ -48,8 +52,7 @@ void ProtocolChecker::on_transmit(Nanos now, std::uint32_t sender, const Endpoin
   if (type == MessageType::kSubmit) return on_submit(message<consensus::Submit>(head));
   if (sender >= acceptor_of_end_.size() || acceptor_of_end_[sender] < 0) return;
   const auto acceptor = static_cast<std::uint32_t>(acceptor_of_end_[sender]);
-  // Passed on for another node: seen when that one sent it.
-  if (header.sender != raw(configuration_.acceptors[acceptor].id)) return;
+  if (!speaks_as_member(acceptor, header)) return;
   if (!silent_[acceptor].empty()) {
     return failure_.set("T5: acceptor " + std::to_string(acceptor) + ", " + silent_[acceptor] +
                         ", sends a message of type " + std::to_string(header.type));
@@ -69,6 +72,40 @@ void ProtocolChecker::on_transmit(Nanos now, std::uint32_t sender, const Endpoin
     default:
       return;
   }
+}
+
+/// Whether the frame is the acceptor's own, under the identity it has; finds out which that is.
+bool ProtocolChecker::speaks_as_member(std::uint32_t acceptor, const FrameHeader& header) {
+  const consensus::NodeId sender{header.sender.get()};
+  if (sender == id_[acceptor] && sender != consensus::kNoNode) return true;
+  // Passed on for another node: seen when that one sent it.
+  if ((header.flags & dataplane::kRelay) != 0 && acceptor_of(sender)) return false;
+  const auto type = static_cast<MessageType>(header.type);
+  const bool stranger = id_[acceptor] == consensus::kNoNode;
+  if (stranger && sender == consensus::kNoNode) {
+    if (type == MessageType::kJoin || type == MessageType::kPull ||
+        type == MessageType::kConfiguration) {
+      return false;
+    }
+    failure_.set("T5: acceptor " + std::to_string(acceptor) +
+                 ", without an identity, sends a message of type " + std::to_string(header.type));
+    return false;
+  }
+  if (former_ids_.contains(sender) || acceptor_of(sender) || !stranger) {
+    failure_.set("T5: acceptor " + std::to_string(acceptor) +
+                 ", started again without its memory, speaks as node " +
+                 std::to_string(header.sender));
+    return false;
+  }
+  begin_identity(acceptor, sender);
+  return true;
+}
+
+std::optional<std::uint32_t> ProtocolChecker::acceptor_of(consensus::NodeId id) const {
+  for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
+    if (id_[i] == id) return i;
+  }
+  return std::nullopt;
 }
 
 void ProtocolChecker::on_deliver(Nanos, std::uint32_t receiver, std::span<const std::byte> head) {
@@ -122,7 +159,7 @@ void ProtocolChecker::on_phase2a(Nanos now, std::uint32_t sender,
   const Instance instance{proposal.instance.get()};
   const Ballot ballot{proposal.ballot.get()};
   const Value value = consensus::from_wire(proposal.value);
-  if (consensus::coordinator_of(ballot) != configuration_.acceptors[sender].id) {
+  if (consensus::coordinator_of(ballot) != id_[sender]) {
     failure_.set("T2: acceptor " + std::to_string(sender) + " proposed at a ballot not its own, " +
                  text(ballot));
   }
@@ -132,6 +169,7 @@ void ProtocolChecker::on_phase2a(Nanos now, std::uint32_t sender,
     }
     return;
   }
+  if (value.membership()) submitted_.emplace(value.id, value);  // by whoever proposes it
   if (!value.noop()) {
     const auto submitted = submitted_.find(value.id);
     if (submitted == submitted_.end() || submitted->second != value) {

@@ -7,6 +7,8 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -47,9 +49,11 @@ class ProtocolChecker final : public NetworkObserver {
 
   /// Which network end is which node; others are clients.
   void set_acceptor(std::uint32_t end, std::uint32_t acceptor);
-  /// It must not be heard of any more; T5: it was started again without its memory, or its disk
-  /// failed.
+  /// It must not be heard of any more: its disk failed.
   void set_silent(std::uint32_t acceptor, const std::string& why) { silent_[acceptor] = why; }
+  /// T5: it was started again without its memory. It must not be heard of under any identity it
+  /// had, and without one only ask to be admitted.
+  void set_stranger(std::uint32_t acceptor);
   /// It was started again with its disk, and is held to all that it said before.
   void set_restarted(std::uint32_t acceptor, const consensus::RecoveredAcceptor& recovered);
   /// Its disk was damaged: of a part of what it accepted it may say that it does not know.
@@ -73,6 +77,7 @@ class ProtocolChecker final : public NetworkObserver {
   /// Indexed by instance; those of no-ops, and of values that no learner wanted, are not known.
   const std::vector<Chosen>& order() const { return order_; }
   std::uint64_t restarts() const { return restarts_; }
+  std::uint64_t admitted() const { return admitted_; }
   std::uint64_t delivered() const { return delivered_; }
   std::uint64_t ballots() const { return ballots_; }
   std::uint64_t masked_deliveries() const { return masked_; }
@@ -154,11 +159,17 @@ class ProtocolChecker final : public NetworkObserver {
   void check_proposed(const consensus::Delivery& delivery);
   void check_proposer_order();
 
-  const consensus::Configuration& configuration_;
+  bool speaks_as_member(std::uint32_t acceptor, const dataplane::FrameHeader& header);
+  void begin_identity(std::uint32_t acceptor, consensus::NodeId id);
+  std::optional<std::uint32_t> acceptor_of(consensus::NodeId id) const;
+
+  const consensus::Configuration& configuration_;  // of the bootstrap
   const bool durable_;
   Failure& failure_;
   Trace& trace_;
   std::vector<int> acceptor_of_end_;
+  std::array<consensus::NodeId, consensus::kAcceptorsMax> id_{};  // none: a stranger
+  std::set<consensus::NodeId> former_ids_;
   std::array<std::string, consensus::kAcceptorsMax> silent_;  // why
   std::array<bool, consensus::kAcceptorsMax> damaged_{};
   std::array<std::uint32_t, consensus::kAcceptorsMax> incarnation_{};
@@ -183,6 +194,7 @@ class ProtocolChecker final : public NetworkObserver {
   std::map<consensus::ValueId, std::uint64_t> places_;
   std::map<std::pair<consensus::NodeId, std::uint64_t>, std::uint64_t> highest_;
   std::uint64_t restarts_ = 0;
+  std::uint64_t admitted_ = 0;
   std::uint64_t delivered_ = 0;
   std::uint64_t ballots_ = 0;
   std::uint64_t masked_ = 0;

@@ -13,6 +13,28 @@ using consensus::Instance;
 using consensus::Value;
 using dataplane::FrameHeader;
 
+void ProtocolChecker::set_stranger(std::uint32_t acceptor) {
+  if (id_[acceptor] != consensus::kNoNode) former_ids_.insert(id_[acceptor]);
+  id_[acceptor] = consensus::kNoNode;
+}
+
+/// It has said nothing yet. Its votes under the old identity still count where they were cast, but
+/// it need not know of them.
+void ProtocolChecker::begin_identity(std::uint32_t acceptor, consensus::NodeId id) {
+  id_[acceptor] = id;
+  ++admitted_;
+  ++incarnation_[acceptor];
+  floor_[acceptor] = restart_floor_[acceptor] = promised_[acceptor] = {};
+  promising_[acceptor] = {};
+  reported_[acceptor] = {};
+  const std::uint32_t others = ~raw(consensus::just(acceptor));
+  for (std::vector<Proposal>& each : proposals_) {
+    for (Proposal& proposal : each) {
+      if (!proposal.told) proposal.said = consensus::AcceptorSet{raw(proposal.said) & others};
+    }
+  }
+}
+
 void ProtocolChecker::set_restarted(std::uint32_t acceptor,
                                     const consensus::RecoveredAcceptor& recovered) {
   check_recovered(acceptor, recovered);
@@ -136,10 +158,8 @@ void ProtocolChecker::check_votes_told(std::uint32_t acceptor, const std::string
 void ProtocolChecker::on_promise(std::uint32_t coordinator, const FrameHeader& header,
                                  const consensus::Phase1B& promise) {
   const Ballot ballot{promise.ballot.get()};
-  const auto acceptor = configuration_.acceptor_index(consensus::NodeId{header.sender.get()});
-  if (consensus::coordinator_of(ballot) != configuration_.acceptors[coordinator].id || !acceptor) {
-    return;
-  }
+  const auto acceptor = acceptor_of(consensus::NodeId{header.sender.get()});
+  if (consensus::coordinator_of(ballot) != id_[coordinator] || !acceptor) return;
   Phase1& phase1 = phase1_[ballot];
   phase1.promises = phase1.promises | consensus::just(coordinator);
   if (consensus::size(phase1.promises) >= configuration_.majority()) return;

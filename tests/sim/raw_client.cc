@@ -24,7 +24,7 @@ RawClient::RawClient(const RawClientOptions& options, const consensus::Configura
       configuration_(configuration),
       rng_(rng),
       pool_(options.window + 1, options.value_bytes_max),
-      port_(transport, options.identity, configuration, options.value_bytes_max),
+      port_(transport, options.identity, configuration_, options.value_bytes_max),
       fragment_bytes_(consensus::fragment_bytes(transport.frame_bytes_max())) {}
 
 void RawClient::on_delivered(std::uint64_t sequence) {
@@ -97,8 +97,13 @@ dataplane::PollResult RawClient::poll(Nanos now, std::uint32_t budget) {
   const std::span<Received> burst = port_.receive(now);
   auto work = static_cast<std::uint32_t>(burst.size());
   for (const Received& in : burst) {
+    news_.on_frame(in, configuration_, false, now, effects_);
     if (in.type == MessageType::kSubmitAck) {
       on_ack(consensus::message<consensus::SubmitAck>(in.frame), now);
+    } else if (in.type == MessageType::kConfiguration) {
+      consensus::Configuration next = consensus::decode(in.frame.message, configuration_);
+      if (next.epoch > configuration_.epoch) configuration_ = std::move(next);
+      target_ %= configuration_.acceptors.size();
     }
   }
   consensus::Port::release(burst);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "consensus/effects.h"
+#include "consensus/membership.h"
 #include "consensus/port.h"
 #include "dataplane/stage.h"
 #include "tests/sim/rng.h"
@@ -56,7 +57,8 @@ class RawClient final : public dataplane::Stage {
   void switch_target(std::uint32_t acceptor, Nanos now);
 
   RawClientOptions options_;
-  const consensus::Configuration& configuration_;
+  consensus::Configuration configuration_;
+  consensus::ConfigurationNews news_;
   Rng rng_;
   dataplane::BufferPool pool_;
   consensus::Port port_;

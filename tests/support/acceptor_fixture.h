@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "consensus/acceptor.h"
+#include "consensus/membership.h"
 #include "tests/support/frames.h"
 
 namespace annulus::support {
@@ -37,9 +38,10 @@ class AcceptorTest : public testing::Test {
         frames_.phase2b(acceptor_id(sender), of, {Frames::entry(instance, content.value, votes)}),
         now_, effects_);
   }
-  void phase1a(Ballot of, Instance from = kFirstInstance, std::uint64_t fingerprint = 5) {
+  void phase1a(Ballot of, Instance from = kFirstInstance, std::uint64_t settings = 5) {
+    const std::uint64_t print = fingerprint(configuration_, settings);
     acceptor_->on_phase1a(frames_.frame(coordinator_of(of), MessageType::kPhase1A,
-                                        Phase1A{raw(of), raw(from), fingerprint}),
+                                        Phase1A{raw(of), raw(from), print}),
                           effects_);
   }
   /// What the burst sends: votes to `to` by instance.

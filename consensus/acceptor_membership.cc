@@ -1,0 +1,37 @@
+// An acceptor's part in changes of membership; see membership.h.
+#include "consensus/acceptor.h"
+
+namespace annulus::consensus {
+
+void Acceptor::begin(Nanos now) {
+  CHECK(promised_ == kNoBallot && seen_below_ == kFirstInstance);
+  chosen_below_ = accepted_below_ = seen_below_ = configuration_.base;
+  trimmed_below_ = held_from_ = configuration_.base;
+  schedule(now);
+}
+
+void Acceptor::keep_configuration(const Slice& bytes, Effects& effects) {
+  promise_number_ = ++number_;
+  effects.keep({.number = number_, .bytes = bytes});
+}
+
+void Acceptor::on_configuration(const Configuration& before, std::uint32_t self, Nanos now) {
+  self_ = self;
+  votes_count_ = 0;
+  waiting_head_ = waiting_tail_;
+  // Votes and routes name acceptors by their places in the earlier configuration.
+  for (Slot& place : slots_) {
+    place.votes_ballot = kNoBallot;
+    place.votes = AcceptorSet{};
+    place.route = Route{};
+  }
+  for (std::uint32_t i = 0; i < configuration_.learners.size(); ++i) {
+    const bool same =
+        i < before.learners.size() && before.learners[i].id == configuration_.learners[i].id;
+    if (!same) credits_[i] = Credit{};
+  }
+  advance_chosen(now);
+  schedule(now);
+}
+
+}  // namespace annulus::consensus

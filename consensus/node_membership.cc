@@ -1,0 +1,234 @@
+// An acceptor node's part in changes of membership: how it gets a place, adopts a configuration,
+// and has others admitted. See membership.h.
+#include <algorithm>
+
+#include "consensus/node.h"
+#include "dataplane/defect.h"
+
+namespace annulus::consensus {
+namespace {
+
+constexpr Nanos kJoinInterval = 5 * kMillisecond;
+/// A member that asked to be admitted anew this long ago is taken to wait still.
+constexpr Nanos kLostFor = 2 * kSecond;
+constexpr Nanos kChangeInterval = 20 * kMillisecond;
+
+bool has(const Configuration& configuration, std::uint64_t incarnation) {
+  const auto same = [&](const auto& each) { return each.incarnation == incarnation; };
+  return std::any_of(configuration.acceptors.begin(), configuration.acceptors.end(), same) ||
+         std::any_of(configuration.learners.begin(), configuration.learners.end(), same);
+}
+
+}  // namespace
+
+bool AcceptorNode::concerns_votes(MessageType type) {
+  switch (type) {
+    case MessageType::kPhase1A:
+    case MessageType::kPhase1B:
+    case MessageType::kPhase2A:
+    case MessageType::kPhase2B:
+    case MessageType::kReject:
+    case MessageType::kTrimmed:
+    case MessageType::kPreVote:
+    case MessageType::kPreVoteAnswer:
+      return true;
+    default:
+      return false;
+  }
+}
+
+/// Whether a frame of Phase 1, of Phase 2, or before an election counts for this node.
+bool AcceptorNode::may_vote(const Received& in) {
+  if (in.frame.header->config_epoch != configuration_.epoch && !DEFECT(kOtherEpochVotes)) {
+    counters_[NodeCounter::kDropOtherEpoch].add();
+    return false;
+  }
+  if (acceptor_.settled() || DEFECT(kUnsettledVotes) || in.type == MessageType::kTrimmed)
+    return true;
+  counters_[NodeCounter::kDropUnsettled].add();
+  return false;
+}
+
+void AcceptorNode::on_configuration_news(const Received& in, Nanos now) {
+  adopt(decode(in.frame.message, configuration_), now);
+}
+
+void AcceptorNode::adopt_chosen(Nanos now) {
+  const Slice* bytes = acceptor_.chosen_configuration();
+  if (bytes == nullptr) return;
+  CHECK(valid_configuration(bytes->bytes()));
+  adopt(decode(bytes->bytes(), configuration_), now);
+}
+
+/// With a log, the configuration is on disk before this node acts under it: else it could come back
+/// under an earlier one, whose majorities no longer count.
+void AcceptorNode::adopt(const Configuration& next, Nanos now) {
+  if (next.epoch <= configuration_.epoch || (adopting_ && next.epoch <= adopting_->epoch)) return;
+  if (log_ == nullptr || DEFECT(kConfigurationNotKept)) return carry_out(next, now);
+  Slice bytes = pool_.allocate();
+  if (!bytes) return;  // it will be heard of again
+  bytes.truncate(static_cast<std::uint32_t>(encode(next, {bytes.mutable_data(), bytes.size()})));
+  drain(now);
+  acceptor_.keep_configuration(bytes, effects_);
+  adopting_ = next;
+}
+
+void AcceptorNode::carry_out(const Configuration& next, Nanos now) {
+  drain(now);
+  const Configuration before = std::exchange(configuration_, next);
+  counters_[NodeCounter::kConfigurations].add();
+  board_.publish(configuration_);
+  if (standing() == Standing::kJoining) return begin_membership(now);
+  if (!member()) return;
+  self_ = configuration_.acceptor_index(port_.identity().node).value_or(kAcceptorsMax);
+  if (coordinator_.active()) {
+    for (const Member& each : before.acceptors) {
+      ConfigurationNews::tell(each.endpoint, configuration_, effects_);
+    }
+    // Who is new may stand in another's place, and hear it twice.
+    for (const Member& each : configuration_.acceptors) {
+      if (each.incarnation != 0) ConfigurationNews::tell(each.endpoint, configuration_, effects_);
+    }
+    drain(now);
+  }
+  if (self_ != kAcceptorsMax) {
+    acceptor_.on_configuration(before, self_, now);
+    election_.on_configuration(self_);
+  } else {
+    standing_.store(Standing::kRemoved, std::memory_order_relaxed);
+  }
+  coordinator_.on_configuration(before, self_, now, effects_);
+  drain(now);
+}
+
+/// This node's own incarnation is among the members: now it has an identity, and nothing else.
+void AcceptorNode::begin_membership(Nanos now) {
+  const auto& members = configuration_.acceptors;
+  const auto self = std::find_if(members.begin(), members.end(), [&](const Member& each) {
+    return each.incarnation == options_.incarnation;
+  });
+  if (self == members.end()) {
+    join_at_ = now;  // asks again, now that it knows whom
+    return;
+  }
+  self_ = static_cast<std::uint32_t>(self - members.begin());
+  port_.set_node(self->id);
+  acceptor_.begin(now);
+  acceptor_.on_configuration(configuration_, self_, now);
+  coordinator_.on_configuration(configuration_, self_, now, effects_);
+  election_.on_configuration(self_);
+  standing_.store(Standing::kMember, std::memory_order_relaxed);
+}
+
+/// What a node without a place does; returns when next.
+Nanos AcceptorNode::poll_stranger(Nanos now) {
+  if (standing() == Standing::kRemoved) {
+    effects_.clear();
+    return kNever;
+  }
+  if (now >= join_at_) {
+    join_at_ = now + kJoinInterval;
+    counters_[NodeCounter::kJoinsAsked].add();
+    const Join join{options_.incarnation,
+                    configuration_.epoch,
+                    static_cast<std::uint8_t>(JoinKind::kAcceptor),
+                    {}};
+    for (const Member& each : configuration_.acceptors) {
+      effects_.send_now(each.endpoint, MessageType::kJoin, join);
+    }
+  }
+  drain(now);
+  return join_at_;
+}
+
+void AcceptorNode::on_join(const Received& in, Nanos now) {
+  counters_[NodeCounter::kJoinsSeen].add();
+  const auto& m = message<Join>(in.frame);
+  if (m.config_epoch != configuration_.epoch || has(configuration_, m.incarnation)) {
+    ConfigurationNews::tell(in.from, configuration_, effects_);
+    return;
+  }
+  const auto& members = configuration_.acceptors;
+  const auto before = std::find_if(members.begin(), members.end(),
+                                   [&](const Member& each) { return each.endpoint == in.from; });
+  if (m.kind != static_cast<std::uint8_t>(JoinKind::kAcceptor) || before == members.end()) {
+    return note_candidate(in, now);
+  }
+  // Whoever speaks from a member's address has taken its place: that member is dead.
+  note_lost(in.from, now);
+  const Change change{.operation = m.incarnation,
+                      .verb = ChangeVerb::kReplace,
+                      .kind = JoinKind::kAcceptor,
+                      .member = before->id,
+                      .comes = {kNoNode, in.from, m.incarnation}};
+  if (coordinator_.active()) coordinator_.change(change);
+}
+
+void AcceptorNode::note_lost(const Endpoint& endpoint, Nanos now) {
+  std::size_t lost = 0;
+  Lost* place = nullptr;
+  for (Lost& each : lost_) {
+    const bool waits = each.heard != 0 && now - each.heard < kLostFor;
+    if (each.endpoint == endpoint || (place == nullptr && !waits)) place = &each;
+    lost += waits && each.endpoint != endpoint;
+  }
+  if (place != nullptr) *place = {endpoint, now};
+  const std::size_t left =
+      configuration_.acceptors.size() - std::min(lost + 1, configuration_.acceptors.size());
+  const bool enough = left >= static_cast<std::size_t>(configuration_.majority());
+  standing_.store(enough ? Standing::kMember : Standing::kMajorityLost, std::memory_order_relaxed);
+}
+
+void AcceptorNode::note_candidate(const Received& in, Nanos now) {
+  const auto& m = message<Join>(in.frame);
+  Candidate* place = &candidates_[0];
+  for (Candidate& each : candidates_) {
+    if (each.endpoint == in.from) {
+      place = &each;
+      break;
+    }
+    if (each.heard < place->heard) place = &each;
+  }
+  *place = {in.from, m.incarnation, static_cast<JoinKind>(m.kind), now};
+}
+
+void AcceptorNode::on_change(Change change) {
+  if (!coordinator_.active()) return;  // it will be asked for again, of whoever is
+  if (change.verb != ChangeVerb::kRemove) {
+    const auto found =
+        std::find_if(candidates_.begin(), candidates_.end(), [&](const Candidate& each) {
+          return each.endpoint == change.comes.endpoint && each.kind == change.kind;
+        });
+    if (found == candidates_.end()) return;  // it has not asked to be admitted yet
+    change.comes.incarnation = found->incarnation;
+  }
+  const ChangeVerdict verdict = coordinator_.change(change);
+  if (verdict != ChangeVerdict::kAllowed) counters_[NodeCounter::kChangesRefused].add();
+}
+
+bool AcceptorNode::ask_change(const Change& change) {
+  Change copy = change;
+  return changes_.push(std::move(copy));
+}
+
+/// Passes on what this node was asked for until its configuration has it, or forbids it.
+void AcceptorNode::forward_change(Nanos now) {
+  const Change* change = changes_.front();
+  if (change == nullptr || (change_at_ != kNever && now < change_at_)) return;
+  const ChangeVerdict verdict = judge(configuration_, *change);
+  verdict_.store(verdict, std::memory_order_relaxed);
+  if (verdict != ChangeVerdict::kAllowed) {
+    changes_.pop();
+    change_at_ = kNever;
+    return;
+  }
+  change_at_ = now + kChangeInterval;
+  if (coordinator_.active()) return on_change(*change);
+  const Ballot highest = std::max(acceptor_.promised(), coordinator_.highest_seen());
+  const auto coordinator = configuration_.acceptor_index(coordinator_of(highest));
+  if (!coordinator || *coordinator == self_) return;
+  effects_.send_now(configuration_.acceptors[*coordinator].endpoint, MessageType::kChange,
+                    to_wire(*change));
+}
+
+}  // namespace annulus::consensus
