@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "statemachine/client.h"
-#include "tests/sim/linearizability.h"
 #include "tests/sim/network.h"
 #include "tests/sim/workload.h"
+#include "tools/history/linearizability.h"
 
 namespace annulus::sim {
 

@@ -1,5 +1,5 @@
 // Known good and bad histories for both checkers, and random ones on which they must agree.
-#include "tests/sim/linearizability.h"
+#include "tools/history/linearizability.h"
 
 #include <gtest/gtest.h>
 
@@ -9,9 +9,10 @@
 #include "statemachine/kv/kv_codec.h"
 #include "tests/sim/rng.h"
 
-namespace annulus::sim {
+namespace annulus::history {
 namespace {
 
+using sim::Rng;
 using statemachine::btree::BtreeOp;
 using statemachine::btree::BtreeRequest;
 using statemachine::kv::KvOp;
@@ -269,4 +270,4 @@ TEST(Agreement, WhatTheWitnessAcceptsTheSearchAccepts) {
 }
 
 }  // namespace
-}  // namespace annulus::sim
+}  // namespace annulus::history

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "tests/sim/client.h"
-#include "tests/sim/linearizability.h"
 #include "tests/sim/protocol_checker.h"
+#include "tools/history/linearizability.h"
 
 namespace annulus::sim {
 

@@ -5,10 +5,12 @@
 #include <cstdint>
 #include <string>
 
-#include "tests/sim/model.h"
 #include "tests/sim/rng.h"
+#include "tools/history/model.h"
 
 namespace annulus::sim {
+
+using namespace history;  // the model, and what clients saw of the cluster
 
 /// A part of the key space, named by the letter that keys of the key-value service begin with and
 /// by the range of B-tree keys.

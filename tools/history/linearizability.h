@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "dataplane/clock.h"
-#include "tests/sim/model.h"
+#include "tools/history/model.h"
 
-namespace annulus::sim {
+namespace annulus::history {
 
 /// One command as its client saw it.
 struct Operation {
@@ -54,4 +54,4 @@ std::string check_witness(std::span<const Operation> history, std::span<const Pl
 /// One line for a failure report.
 std::string describe(const Operation& operation);
 
-}  // namespace annulus::sim
+}  // namespace annulus::history

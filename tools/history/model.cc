@@ -1,4 +1,4 @@
-#include "tests/sim/model.h"
+#include "tools/history/model.h"
 
 #include <algorithm>
 #include <charconv>
@@ -10,7 +10,7 @@
 #include "statemachine/btree/btree_codec.h"
 #include "statemachine/kv/kv_codec.h"
 
-namespace annulus::sim {
+namespace annulus::history {
 namespace {
 
 using statemachine::SystemCommand;
@@ -371,4 +371,4 @@ bool changes_nothing(std::uint8_t service, Bytes body) {
   return nothing;
 }
 
-}  // namespace annulus::sim
+}  // namespace annulus::history

@@ -11,12 +11,12 @@
 
 #include "statemachine/batch.h"
 
-namespace annulus::sim {
+namespace annulus::history {
 
 using Bytes = std::span<const std::byte>;
 using statemachine::CommandStatus;
 
-/// Service ids of the simulated cluster's config.
+/// Service ids, as the simulator and `annulus dev` configure them.
 constexpr std::uint8_t kKvService = 1;
 constexpr std::uint8_t kBtreeService = 2;
 
@@ -68,4 +68,4 @@ inline std::string as_string(Bytes bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-}  // namespace annulus::sim
+}  // namespace annulus::history

@@ -1,4 +1,4 @@
-#include "tests/sim/linearizability.h"
+#include "tools/history/linearizability.h"
 
 #include <algorithm>
 #include <map>
@@ -8,7 +8,7 @@
 #include "dataplane/hash.h"
 #include "dataplane/result.h"
 
-namespace annulus::sim {
+namespace annulus::history {
 namespace {
 
 /// The search: a list of invocations and returns in time order. An invocation before the first
@@ -276,4 +276,4 @@ std::string describe(const Operation& operation) {
          printable(operation.outcome.reply);
 }
 
-}  // namespace annulus::sim
+}  // namespace annulus::history
