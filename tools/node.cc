@@ -142,6 +142,8 @@ class ReplicaHost final : public Node {
   void add_counters(dataplane::Registry& registry) override {
     learner_.add_counters(registry, name());
     worker_.add_counters(registry, name());
+    registry.add(
+        {name(), "worker", "executed_instance", [this] { return raw(worker_.executed()); }});
     registry.add({name(), "stage.worker", "deliveries_waiting",
                   [this] { return std::uint64_t{deliveries_.size()}; }});
     registry.add({name(), "stage.learner", "replies_waiting",

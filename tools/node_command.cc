@@ -8,6 +8,7 @@
 #include "tools/config_command.h"
 #include "tools/node.h"
 #include "tools/signals.h"
+#include "tools/state_answer.h"
 #include "tools/telemetry.h"
 #include "tools/transports.h"
 
@@ -88,6 +89,9 @@ Status run(const Config& config, const NodeConfig& node, bool bootstrap) {
   auto telemetry =
       TelemetryServer::start(registry, node.name, config.process.runtime, config.process.metrics);
   if (!telemetry) return telemetry.error();
+  if (statemachine::Worker* const worker = nodes.front()->worker(); worker != nullptr) {
+    telemetry.value()->answer_state(StateAnswer(*worker));
+  }
   cores.value()->start();
   print_start(node, config, *cores.value(), *telemetry.value(), bootstrap);
   bool stopped = false;

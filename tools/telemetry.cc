@@ -257,17 +257,19 @@ void TelemetryServer::answer(int listener) {
   } else if (request.rfind("GET /metrics ", 0) == 0) {
     type = "text/plain; version=0.0.4";
     body = prometheus_text(registry_);
+  } else if (state_ && request.rfind("GET /state?at=", 0) == 0) {
+    body = state_(std::strtoull(request.c_str() + std::strlen("GET /state?at="), nullptr, 10));
   } else {
     status = "404 Not Found";
     type = "text/plain";
-    body = "ask for /metrics (Prometheus) or /json\n";
+    body = "ask for /metrics (Prometheus) or /json, or a replica for /state?at=0\n";
   }
   send_all(client, "HTTP/1.0 " + status + "\r\nContent-Type: " + type + "\r\nContent-Length: " +
                        std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" + body);
   close(client);
 }
 
-Result<std::string> fetch_telemetry(const std::string& socket_path) {
+Result<std::string> fetch_telemetry(const std::string& socket_path, const std::string& what) {
   const Result<sockaddr_un> address = unix_address(socket_path);
   if (!address) return address.error();
   const int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -276,7 +278,7 @@ Result<std::string> fetch_telemetry(const std::string& socket_path) {
   std::string reply;
   const bool asked = connect(server, reinterpret_cast<const sockaddr*>(&address.value()),
                              sizeof(sockaddr_un)) == 0 &&
-                     send_all(server, "GET /json HTTP/1.0\r\n\r\n");
+                     send_all(server, "GET " + what + " HTTP/1.0\r\n\r\n");
   char part[16'384];
   for (ssize_t n = 0; asked && (n = recv(server, part, sizeof part, 0)) > 0;) {
     reply.append(part, static_cast<std::size_t>(n));

@@ -3,6 +3,7 @@
 // nothing else to do but wait for signals; no core of the data path takes part.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,8 +30,8 @@ std::string telemetry_path(const std::string& directory, const std::string& proc
 /// $XDG_RUNTIME_DIR/annulus, or /tmp/annulus-UID.
 std::string default_runtime_directory();
 
-/// Answers `GET /json` and `GET /metrics`, one request a connection. A client that dawdles is cut
-/// off after 200 ms, so that serve() never waits long for anyone.
+/// Answers `GET /json` and `GET /metrics`, and `GET /state` of a replica, one request a connection.
+/// A client that dawdles is cut off after 200 ms, so that serve() never waits long for anyone.
 class TelemetryServer {
  public:
   /// Creates the directory if need be. A socket that a dead process left behind is replaced, one
@@ -47,6 +48,9 @@ class TelemetryServer {
   /// True if it was the former.
   bool serve(int stop_descriptor, int timeout_ms);
 
+  /// Has `GET /state?at=N` answered by `state(N)`, on the thread that serves. Before serve().
+  void answer_state(std::function<std::string(std::uint64_t)> state) { state_ = std::move(state); }
+
   const std::string& path() const { return path_; }
 
  private:
@@ -60,10 +64,12 @@ class TelemetryServer {
   std::string process_;
   std::string path_;
   std::vector<int> listeners_;
+  std::function<std::string(std::uint64_t)> state_;  // null of nodes without state
   bool bound_ = false;
 };
 
-/// The JSON snapshot of the process behind a socket.
-Result<std::string> fetch_telemetry(const std::string& socket_path);
+/// The JSON snapshot of the process behind a socket, or what else it is asked for.
+Result<std::string> fetch_telemetry(const std::string& socket_path,
+                                    const std::string& what = "/json");
 
 }  // namespace annulus::tools

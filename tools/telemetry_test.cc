@@ -11,6 +11,8 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "tools/state_answer.h"
+
 namespace annulus::tools {
 
 enum class Fruit : std::uint8_t { kApples, kPears, kCount };
@@ -45,10 +47,12 @@ class TelemetryTest : public ::testing::Test {
     EXPECT_TRUE(std::filesystem::is_empty(directory_)) << "the socket is removed at the end";
     std::filesystem::remove_all(directory_);
   }
-  void start(const dataplane::Endpoint& metrics = {}) {
+  void start(const dataplane::Endpoint& metrics = {},
+             std::function<std::string(std::uint64_t)> state = {}) {
     auto started = TelemetryServer::start(registry_, "replica1", directory_, metrics);
     ASSERT_TRUE(started.ok()) << started.error().message;
     server_ = std::move(started).value();
+    server_->answer_state(std::move(state));
     thread_ = std::thread([this] { EXPECT_TRUE(server_->serve(stop_, -1)); });
   }
 
@@ -100,6 +104,25 @@ TEST_F(TelemetryTest, ServesPrometheusOverTcp) {
       << reply;
   EXPECT_NE(reply.find("# TYPE annulus_executed_ns summary\n"), std::string::npos) << reply;
   EXPECT_NE(reply.find("annulus_executed_ns_count{node=\"replica1\"} 100\n"), std::string::npos);
+}
+
+TEST_F(TelemetryTest, AReplicaTellsItsStateAtAnInstance) {
+  start({}, [](std::uint64_t at) {
+    if (at > 40) return std::string("{\"pending\": true}");
+    return "{\"executed\": " + std::to_string(at + 2) + ", \"kept\": 5, \"recomputed\": 6}";
+  });
+  const Result<StateTold> told = fetch_state(server_->path(), 40);
+  ASSERT_TRUE(told.ok()) << told.error().message;
+  EXPECT_EQ(told->executed, 42u);
+  EXPECT_EQ(told->recomputed, 6u);
+  const Result<StateTold> later = fetch_state(server_->path(), 41);
+  ASSERT_FALSE(later.ok());
+  EXPECT_NE(later.error().message.find("not executed instance 41"), std::string::npos);
+}
+
+TEST_F(TelemetryTest, OnlyAReplicaHasState) {
+  start();
+  EXPECT_FALSE(fetch_state(server_->path(), 0).ok());
 }
 
 TEST_F(TelemetryTest, RefusesASecondProcessOfTheSameName) {
