@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 
 #include "tools/bench/bench_command.h"
+#include "tools/chaos/chaos_command.h"
 #include "tools/config_command.h"
 #include "tools/demo_command.h"
 #include "tools/dev.h"
@@ -22,6 +23,7 @@ int main(int argc, char** argv) {
   annulus::bench::add_bench_command(app, status);
   annulus::tools::add_hub_command(app, status);
   annulus::tools::add_sim_command(app, status);
+  annulus::chaos::add_chaos_command(app, status);
   annulus::tools::add_top_command(app, status);
   annulus::tools::add_config_command(app, status);
   annulus::tools::add_inspect_command(app, status);
