@@ -83,6 +83,8 @@ class Acceptor {
   /// decided from the configuration's `base` on.
   void begin(Nanos now);
 
+  /// Its place among the acceptors, when a node starts.
+  void set_self(std::uint32_t self) { self_ = self; }
   /// A configuration that is known chosen, for the node to adopt: null if there is none.
   const Slice* chosen_configuration() const {
     const Slot& place = slot(chosen_below_);

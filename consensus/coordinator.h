@@ -78,6 +78,8 @@ class Coordinator {
               const CoordinatorOptions& options, Acceptor& acceptor,
               dataplane::BufferPool& assembly_pool);
 
+  /// Its place among the acceptors, when a node starts.
+  void set_self(std::uint32_t self) { self_ = self; }
   /// Starts Phase 1 with a ballot above every one seen.
   void start(Nanos now, Effects& effects);
   bool active() const { return state_ == State::kActive; }

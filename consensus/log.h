@@ -52,6 +52,7 @@ struct InstanceRange {
 /// Acceptor::restore().
 struct RecoveredAcceptor {
   std::vector<std::byte> configuration;  // the last that was kept; none: that of the bootstrap
+  std::uint64_t incarnation = 0;         // Member::incarnation of whose log it is
   struct Accept {
     Instance instance{};
     Ballot ballot{};

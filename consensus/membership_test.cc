@@ -155,7 +155,18 @@ TEST_F(ChangingRing, AcceptorWithoutMemoryIsAdmittedUnderAnotherIdentity) {
     EXPECT_EQ(members(i).acceptors[2].id, NodeId{kFirstAssignedId + 2});
     EXPECT_TRUE(ring_->acceptors[i]->acceptor().settled()) << i;
   }
-  // Full strength: any other may go now.
+  EXPECT_EQ(ring_->acceptors[0]->standing(), Standing::kMember);
+  restart_without_memory(0, 1'235);
+  run(3'000);
+  for (std::uint32_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(ring_->acceptors[i]->standing(), Standing::kMember) << i;
+  }
+}
+
+TEST_F(ChangingRing, ClusterIsAtFullStrengthOnceItIsAdmitted) {
+  begin();
+  restart_without_memory(2, 1'234);
+  run(200);
   stopped_[1] = true;
   for (std::uint64_t s = 11; s <= 20; ++s) submit(s, 100);
   run(2'000);

@@ -30,9 +30,6 @@ std::string plan_line(const char* what, std::uint64_t count, std::uint64_t each)
          " B = " + std::to_string(count * each / 1024) + " KiB\n";
 }
 
-/// Of a node that is no member.
-constexpr std::uint32_t kNoPlace = kAcceptorsMax;
-
 /// With a log, what that knows counts: the file may be older.
 Configuration last_kept(const Configuration& configuration, const AcceptorLog* log) {
   if (log == nullptr || log->recovered().configuration.empty()) return configuration;
@@ -53,7 +50,7 @@ AcceptorNode::AcceptorNode(const AcceptorNodeOptions& options, const Configurati
                            dataplane::Transport& transport, AcceptorLog* log)
     : configuration_(last_kept(configuration, log)),
       options_(options),
-      self_(configuration_.acceptor_index(options.identity.node).value_or(kNoPlace)),
+      self_(kAcceptorsMax),
       pool_(acceptor_assemblies(options), options.value_bytes_max),
       port_(transport, options.identity, configuration_, options.value_bytes_max),
       acceptor_(configuration_, self_, durable(options.acceptor, log != nullptr), pool_),
@@ -61,12 +58,9 @@ AcceptorNode::AcceptorNode(const AcceptorNodeOptions& options, const Configurati
       election_(configuration_, self_, log != nullptr ? log->recovered().promised : kNoBallot),
       log_(log),
       start_election_(options.coordinate),
-      standing_(self_ == kNoPlace ? Standing::kRemoved : Standing::kMember) {
+      standing_(Standing::kMember) {
   if (log_ != nullptr) acceptor_.restore(log_->recovered());
-  if (options.incarnation != 0 && !DEFECT(kAmnesiacVotes)) {
-    standing_.store(Standing::kJoining, std::memory_order_relaxed);
-    port_.set_node(kNoNode);
-  }
+  take_place();
   board_.publish(configuration_);
 }
 
@@ -78,6 +72,13 @@ void AcceptorNode::drain(Nanos now) {
     if (effects_.size() == 0) effects_.clear();
   }
   port_.send(now, effects_);
+}
+
+/// Starts what is to be written; when the log wants to be polled again.
+Nanos AcceptorNode::submit_log(Nanos now) {
+  if (log_ == nullptr) return kNever;
+  log_->submit(now);
+  return progress_.busy || acceptor_.awaits_log() ? now : kNever;
 }
 
 /// False once the log has failed: no promise and no vote of this node is worth anything then.
@@ -127,7 +128,7 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
       log_->submit(now);  // at once, while the rest of the ring is still to hear of it
     }
   }
-  if (!member()) return {work, poll_stranger(now)};
+  if (!member()) return {work, std::min(poll_stranger(now), submit_log(now))};
   adopt_chosen(now);
   forward_change(now);
   if (effects_.room() < 2 * Effects::kPerStepMax) drain(now);
@@ -140,16 +141,15 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
   coordinator_.tick(now, effects_, heard);
   coordinator_.flush(now, effects_);
   if (effects_.room() < 2) drain(now);
+  if (acceptor_.settled() != settled()) {
+    settled_.store(acceptor_.settled(), std::memory_order_relaxed);
+  }
   acceptor_.flush(effects_);
   drain(now);
   Nanos deadline =
       std::min({acceptor_.deadline(), coordinator_.deadline(), election_.deadline(), change_at_});
   if (acceptor_.chosen_configuration() != nullptr && !adopting_) deadline = now;
-  if (log_ != nullptr) {
-    log_->submit(now);
-    if (progress_.busy || acceptor_.awaits_log()) deadline = now;
-  }
-  return {work, deadline};
+  return {work, std::min(deadline, submit_log(now))};
 }
 
 /// Who cannot accept cannot propose: a coordinator whose log is full leaves that to the others.

@@ -91,7 +91,8 @@ class AcceptorNode final : public dataplane::Stage {
   Standing standing() const { return standing_.load(std::memory_order_relaxed); }
   ChangeVerdict last_verdict() const { return verdict_.load(std::memory_order_relaxed); }
   /// Any thread: the configuration as encode() writes it.
-  ConfigurationBoard& board() { return board_; }
+  const ConfigurationBoard& board() const { return board_; }
+  bool settled() const { return settled_.load(std::memory_order_relaxed); }
 
   const Acceptor& acceptor() const { return acceptor_; }
   std::uint32_t epoch() const { return configuration_.epoch; }
@@ -104,6 +105,7 @@ class AcceptorNode final : public dataplane::Stage {
   void handle(const Received& in, Nanos now);
   void drain(Nanos now);
   bool poll_log(Nanos now);
+  Nanos submit_log(Nanos now);
   bool log_full() const;
   bool member() const {
     return standing() == Standing::kMember || standing() == Standing::kMajorityLost;
@@ -113,6 +115,7 @@ class AcceptorNode final : public dataplane::Stage {
   void adopt(const Configuration& next, Nanos now);
   void adopt_chosen(Nanos now);
   void carry_out(const Configuration& next, Nanos now);
+  void take_place();
   void begin_membership(Nanos now);
   void on_configuration_news(const Received& in, Nanos now);
   Nanos poll_stranger(Nanos now);
@@ -145,9 +148,11 @@ class AcceptorNode final : public dataplane::Stage {
 
   // Membership.
   std::atomic<Standing> standing_;         // told to other threads; nothing is published through it
+  std::atomic<bool> settled_{false};       // likewise
   std::optional<Configuration> adopting_;  // once it is durable
   ConfigurationNews news_;
   ConfigurationBoard board_;
+  std::uint64_t incarnation_ = 0;
   Nanos join_at_ = 0;
   struct Lost {
     Endpoint endpoint;  // of a member that asked to be admitted anew

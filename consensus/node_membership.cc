@@ -80,6 +80,8 @@ void AcceptorNode::carry_out(const Configuration& next, Nanos now) {
   board_.publish(configuration_);
   if (standing() == Standing::kJoining) return begin_membership(now);
   if (!member()) return;
+  lost_ = {};  // a majority has decided
+  standing_.store(Standing::kMember, std::memory_order_relaxed);
   self_ = configuration_.acceptor_index(port_.identity().node).value_or(kAcceptorsMax);
   if (coordinator_.active()) {
     for (const Member& each : before.acceptors) {
@@ -101,11 +103,32 @@ void AcceptorNode::carry_out(const Configuration& next, Nanos now) {
   drain(now);
 }
 
+/// Where a node stands that starts: it goes on as the member it was, or asks to become one.
+void AcceptorNode::take_place() {
+  incarnation_ = log_ != nullptr ? log_->recovered().incarnation : options_.incarnation;
+  if (DEFECT(kAmnesiacVotes)) incarnation_ = 0;
+  const auto& members = configuration_.acceptors;
+  const auto self = std::find_if(members.begin(), members.end(), [&](const Member& each) {
+    return incarnation_ != 0 ? each.incarnation == incarnation_ : each.id == options_.identity.node;
+  });
+  if (self != members.end()) {
+    self_ = static_cast<std::uint32_t>(self - members.begin());
+    port_.set_node(self->id);
+  } else {
+    standing_.store(incarnation_ != 0 ? Standing::kJoining : Standing::kRemoved,
+                    std::memory_order_relaxed);
+    port_.set_node(kNoNode);
+  }
+  acceptor_.set_self(self_);
+  coordinator_.set_self(self_);
+  election_.on_configuration(self_);
+}
+
 /// This node's own incarnation is among the members: now it has an identity, and nothing else.
 void AcceptorNode::begin_membership(Nanos now) {
   const auto& members = configuration_.acceptors;
   const auto self = std::find_if(members.begin(), members.end(), [&](const Member& each) {
-    return each.incarnation == options_.incarnation;
+    return each.incarnation == incarnation_;
   });
   if (self == members.end()) {
     join_at_ = now;  // asks again, now that it knows whom
@@ -129,10 +152,8 @@ Nanos AcceptorNode::poll_stranger(Nanos now) {
   if (now >= join_at_) {
     join_at_ = now + kJoinInterval;
     counters_[NodeCounter::kJoinsAsked].add();
-    const Join join{options_.incarnation,
-                    configuration_.epoch,
-                    static_cast<std::uint8_t>(JoinKind::kAcceptor),
-                    {}};
+    const Join join{
+        incarnation_, configuration_.epoch, static_cast<std::uint8_t>(JoinKind::kAcceptor), {}};
     for (const Member& each : configuration_.acceptors) {
       effects_.send_now(each.endpoint, MessageType::kJoin, join);
     }

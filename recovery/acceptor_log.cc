@@ -41,10 +41,11 @@ void tell_on_stderr(const std::string& text) { std::fprintf(stderr, "%s\n", text
 
 // --- Start
 
-Status AcceptorLog::format(Disk& disk, const LogIdentity& identity) {
+Status AcceptorLog::format(Disk& disk, const LogIdentity& identity, std::uint64_t incarnation) {
   std::vector<std::byte> block(kBlockBytes);
   auto& superblock = *reinterpret_cast<Superblock*>(block.data());
   superblock.members = identity.members;
+  superblock.incarnation = incarnation;
   superblock.chosen_below = superblock.accepted_below = raw(consensus::kFirstInstance);
   superblock.blocks = disk.bytes() / kBlockBytes - kLogBlocksAt;
   for (std::uint64_t copy = 0; copy < 2; ++copy) {

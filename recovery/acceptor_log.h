@@ -48,8 +48,9 @@ struct AcceptorLogOptions {
 
 class AcceptorLog final : public consensus::AcceptorLog {
  public:
-  /// Makes an empty log, epoch 0, of everything past the disk's current contents.
-  static Status format(Disk& disk, const LogIdentity& identity);
+  /// Makes an empty log, epoch 0, of everything past the disk's current contents. `incarnation`: of
+  /// an acceptor that is to be admitted, a random number.
+  static Status format(Disk& disk, const LogIdentity& identity, std::uint64_t incarnation = 0);
   /// Reads it back, and begins a new durable epoch.
   static Result<std::unique_ptr<AcceptorLog>> open(std::unique_ptr<Disk> disk,
                                                    const LogIdentity& identity,

@@ -59,6 +59,7 @@ struct Superblock {
   u64le chosen_below;
   u64le accepted_below;  // one past the highest instance of all records
   u64le blocks;          // log blocks in the file
+  u64le incarnation;     // under which its acceptor asked to be admitted; 0 of the bootstrap's
   u32le configuration_bytes;
   u32le reserved;
   // The configuration under which the acceptor acts, as consensus::encode() writes it; none of the

@@ -85,6 +85,7 @@ class Scanner {
           std::min<std::size_t>(read.configuration_bytes, consensus::kConfigurationBytesMax);
       const std::byte* from = block.data() + sizeof(Superblock);
       scan_.recovered.configuration.assign(from, from + kept);
+      scan_.recovered.incarnation = read.incarnation;
     }
     if (!found) {
       return beyond_repair(disk_, std::string("neither superblock can be read (") +
@@ -96,7 +97,7 @@ class Scanner {
     if (!kept.empty() && !consensus::valid_configuration(kept)) {
       return beyond_repair(disk_, "holds no valid configuration");
     }
-    if (best.members != identity_.members) {
+    if (best.members != identity_.members && kept.empty() && best.incarnation == 0) {
       return Error{
           disk_.name() +
           ": was written by an acceptor of another set of acceptors; majorities of the two "

@@ -80,6 +80,7 @@ class Writer {
 
   /// What of a node only the machine it runs on cares about.
   void placement(const NodeConfig& node) {
+    if (node.joins) out_ << "joins = true\n";
     if (node.kind == NodeKind::kProxy) {
       out_ << "listen = \"" << to_string(node.listen) << "\"\n";
     }
@@ -163,7 +164,9 @@ consensus::Configuration ring_configuration(const ClusterConfig& cluster) {
   ring.group = cluster.group;
   ring.dissemination = cluster.dissemination;
   for (const NodeConfig& node : cluster.nodes) {
-    if (node.kind == NodeKind::kAcceptor) ring.acceptors.push_back({node.id, node.address});
+    if (node.kind == NodeKind::kAcceptor && !node.joins) {
+      ring.acceptors.push_back({node.id, node.address});
+    }
     if (node.kind == NodeKind::kReplica) {
       ring.learners.push_back({node.id, node.address, node.partitions});
     }

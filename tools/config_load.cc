@@ -169,6 +169,7 @@ class Loader {
         reader.endpoint("listen", node.listen);
       }
       if (kind == NodeKind::kAcceptor) storage(reader, node);
+      if (kind == NodeKind::kAcceptor) reader.boolean("joins", node.joins);
       device(reader, node);
       distinct(reader, node);
       reader.finish();
@@ -299,16 +300,21 @@ class Loader {
                                   std::to_string(consensus::kAcceptorsMax));
     }
     if (config_.cluster.mode == Mode::kClientServer) return;
+    const auto& nodes = config_.cluster.nodes;
+    const auto founders = std::count_if(nodes.begin(), nodes.end(), [](const NodeConfig& node) {
+      return node.kind == NodeKind::kAcceptor && !node.joins;
+    });
     if (acceptors == 0) {
       mistakes_.note(nullptr,
                      "no [[acceptors]]: a ring needs a majority of 2f+1 acceptors to survive f "
                      "failures; list 3, or mode = \"client-server\" to do without replication");
-    } else if (acceptors % 2 == 0) {
-      mistakes_.note(nullptr, std::to_string(acceptors) +
+    } else if (founders % 2 == 0) {
+      mistakes_.note(nullptr, std::to_string(founders) +
                                   " [[acceptors]]: an even number split in halves has no majority, "
                                   "and survives no more failures than " +
-                                  std::to_string(acceptors - 1) + "; list 2f+1 (3, 5, 7)");
-    } else if (acceptors == 1) {
+                                  std::to_string(founders - 1) +
+                                  "; list 2f+1 (3, 5, 7), beside those with joins = true");
+    } else if (founders == 1) {
       config_.warnings.push_back(
           config_.path + ": a single acceptor survives no failure; list 3 outside of experiments");
     }

@@ -1,6 +1,7 @@
 #include "tools/log_file.h"
 
 #include <fcntl.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -34,12 +35,13 @@ recovery::AcceptorLogOptions options(const ClusterConfig& cluster) {
 }
 
 /// Under another name until it is whole: a crash in between leaves none, not half of one.
-Status create(const std::string& path, std::uint64_t bytes, const recovery::LogIdentity& identity) {
+Status create(const std::string& path, std::uint64_t bytes, const recovery::LogIdentity& identity,
+              std::uint64_t incarnation) {
   const std::string begun = path + ".new";
   {
     auto disk = UringDisk::create(begun, bytes);
     if (!disk) return disk.error();
-    if (Status made = AcceptorLog::format(**disk, identity); !made) return made;
+    if (Status made = AcceptorLog::format(**disk, identity, incarnation); !made) return made;
   }
   std::error_code failure;
   std::filesystem::rename(begun, path, failure);
@@ -58,24 +60,29 @@ std::string log_path(const NodeConfig& node) { return node.directory + "/accepto
 
 Result<std::unique_ptr<AcceptorLog>> open_log(const ClusterConfig& cluster,
                                               const consensus::Configuration& ring,
-                                              const NodeConfig& node, bool bootstrap) {
+                                              const NodeConfig& node, LogStart start) {
   const std::string path = log_path(node);
   std::error_code failure;
   const bool exists = std::filesystem::exists(path, failure);
-  if (bootstrap && exists) {
+  if (start == LogStart::kBootstrap && exists) {
     return Error{path +
                  ": exists, so this acceptor may have promised and voted; start it without "
                  "--bootstrap. If this is to be a new cluster, move the file away first"};
   }
-  if (!bootstrap && !exists) {
-    return Error{path +
-                 ": does not exist. If this acceptor ever ran, its promises and votes are lost and "
-                 "it must not speak again: give it back its directory. A new cluster is created "
-                 "with --bootstrap on all its acceptors"};
+  if (start == LogStart::kAgain && !exists) {
+    return Error{
+        path +
+        ": does not exist. If this acceptor ever ran, its promises and votes are lost: give "
+        "it back its directory, or start it with --join, to be admitted as a new one. A new "
+        "cluster is created with --bootstrap on all its acceptors"};
   }
-  if (bootstrap) {
+  if (!exists) {
+    std::uint64_t incarnation = 0;
+    while (start == LogStart::kJoin && incarnation == 0) {
+      CHECK(getrandom(&incarnation, sizeof incarnation, 0) == sizeof incarnation);
+    }
     std::filesystem::create_directories(node.directory, failure);
-    Status created = create(path, log_bytes(node), identity(cluster, ring, node));
+    Status created = create(path, log_bytes(node), identity(cluster, ring, node), incarnation);
     if (!created) return created.error();
   }
   auto disk = UringDisk::open(path, log_bytes(node));

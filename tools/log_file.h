@@ -13,11 +13,15 @@ namespace annulus::tools {
 /// "DIRECTORY/acceptor.log".
 std::string log_path(const NodeConfig& node);
 
-/// Makes the log if this is the bootstrap of a new cluster, reads it back otherwise. An acceptor
-/// that should have one and has none has lost its votes: an error.
+enum class LogStart : std::uint8_t {
+  kBootstrap,  // of a new cluster: there must be no log, and one is made
+  kJoin,       // of one that asks to be admitted: made if there is none
+  kAgain,      // there must be one: without it, the acceptor has lost its votes
+};
+/// Makes the log, or reads it back.
 Result<std::unique_ptr<recovery::AcceptorLog>> open_log(const ClusterConfig& cluster,
                                                         const consensus::Configuration& ring,
-                                                        const NodeConfig& node, bool bootstrap);
+                                                        const NodeConfig& node, LogStart start);
 
 /// Memory of the log of `node`.
 std::string log_memory_plan(const ClusterConfig& cluster, const NodeConfig& node);

@@ -3,6 +3,7 @@
 
 #include "tools/bench/bench_command.h"
 #include "tools/chaos/chaos_command.h"
+#include "tools/cluster_command.h"
 #include "tools/config_command.h"
 #include "tools/demo_command.h"
 #include "tools/dev.h"
@@ -20,6 +21,7 @@ int main(int argc, char** argv) {
   annulus::tools::add_demo_command(app, status);
   annulus::tools::add_dev_command(app, status);
   annulus::tools::add_node_commands(app, status);
+  annulus::tools::add_cluster_command(app, status);
   annulus::bench::add_bench_command(app, status);
   annulus::tools::add_hub_command(app, status);
   annulus::tools::add_sim_command(app, status);

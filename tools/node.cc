@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "consensus/node.h"
 #include "consensus/proposer.h"
 #include "dataplane/frame.h"
 #include "dataplane/spsc_ring.h"
@@ -97,6 +96,7 @@ class AcceptorHost final : public Node {
         log_(std::move(log)),
         stage_(options(setup, log_.get()), setup.ring, setup.transport, log_.get()) {}
   bool failed() const override { return stage_.failed(); }
+  consensus::AcceptorNode* acceptor() override { return &stage_; }
   std::vector<Stage*> stages() override { return {&stage_}; }
   void add_counters(dataplane::Registry& registry) override {
     stage_.add_counters(registry, name());
@@ -116,9 +116,18 @@ class AcceptorHost final : public Node {
 };
 
 Result<std::unique_ptr<Node>> make_acceptor(const NodeSetup& setup) {
+  if (setup.bootstrap && setup.node.joins) {
+    return Error{
+        setup.node.name +
+        ": has joins = true, so it is none of those that the cluster is created with: start "
+        "it without --bootstrap, and have it admitted with `annulus cluster add`"};
+  }
   std::unique_ptr<recovery::AcceptorLog> log;
   if (setup.cluster.durability == Durability::kDisk) {
-    auto opened = open_log(setup.cluster, setup.ring, setup.node, setup.bootstrap);
+    auto opened = open_log(setup.cluster, setup.ring, setup.node,
+                           setup.bootstrap                  ? LogStart::kBootstrap
+                           : setup.join || setup.node.joins ? LogStart::kJoin
+                                                            : LogStart::kAgain);
     if (!opened) return opened.error();
     log = std::move(opened).value();
   }

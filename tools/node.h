@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "consensus/node.h"
 #include "consensus/ring.h"
 #include "dataplane/core_loop.h"
 #include "dataplane/core_map.h"
@@ -30,6 +31,8 @@ struct NodeSetup {
   /// has lost its votes and asks to be admitted anew, and one of a disk cluster reads them from its
   /// log.
   bool bootstrap = false;
+  /// Acceptors of a disk cluster: without a log, this is one that asks to be admitted.
+  bool join = false;
 };
 
 /// The stages of one node, without threads.
@@ -44,6 +47,8 @@ class Node {
   virtual bool failed() const { return false; }
   /// The worker of a replica, null of others.
   virtual statemachine::Worker* worker() { return nullptr; }
+  /// The stage of an acceptor, null of others.
+  virtual consensus::AcceptorNode* acceptor() { return nullptr; }
 
  protected:
   explicit Node(std::string name) : name_(std::move(name)) {}

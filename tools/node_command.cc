@@ -6,6 +6,7 @@
 
 #include "tools/config.h"
 #include "tools/config_command.h"
+#include "tools/members_answer.h"
 #include "tools/node.h"
 #include "tools/signals.h"
 #include "tools/state_answer.h"
@@ -21,6 +22,7 @@ struct Arguments {
   std::string file;
   std::string name;
   bool bootstrap = false;
+  bool join = false;
 };
 
 /// The configuration's node of that name, of a kind that the subcommand runs.
@@ -54,7 +56,7 @@ void print_start(const NodeConfig& node, const Config& config, const Cores& core
               dataplane::to_string(node.address).c_str(), to_string(config.cluster.transport),
               to_string(config.cluster.mode), to_string(config.cluster.durability));
   const bool memory = config.cluster.durability == Durability::kMemory;
-  if (node.kind == NodeKind::kAcceptor && memory && !bootstrap) {
+  if (node.kind == NodeKind::kAcceptor && memory && !bootstrap && !node.joins) {
     std::printf(
         "%s: started without --bootstrap: its votes are lost with its memory, so it asks the "
         "others to admit it anew\n",
@@ -64,7 +66,34 @@ void print_start(const NodeConfig& node, const Config& config, const Cores& core
   std::fflush(stdout);
 }
 
-Status run(const Config& config, const NodeConfig& node, bool bootstrap) {
+/// What has changed of a node's place among the members.
+void tell_standing(const std::string& name, consensus::Standing now, consensus::Standing& told) {
+  if (now == told) return;
+  told = now;
+  const char* text = "is a member of the cluster";
+  switch (now) {
+    case consensus::Standing::kMember:
+      break;
+    case consensus::Standing::kJoining:
+      text = "waits to be admitted";
+      break;
+    case consensus::Standing::kRemoved:
+      text = "was taken out of the cluster, and says nothing more";
+      break;
+    case consensus::Standing::kMajorityLost:
+      text =
+          "so many acceptors have lost their votes that the others are no majority: nothing can be "
+          "decided any more. What was acknowledged is with the replicas: read it there, and start "
+          "a "
+          "new cluster";
+      break;
+  }
+  std::printf("%s: %s\n", name.c_str(), text);
+  std::fflush(stdout);
+}
+
+Status run(const Config& config, const NodeConfig& node, const Arguments& arguments) {
+  const bool bootstrap = arguments.bootstrap;
   // Before the transport: DPDK starts threads, which must inherit the mask.
   const StopSignals signals;
   auto transport = open_transport(config.cluster, node);
@@ -75,7 +104,8 @@ Status run(const Config& config, const NodeConfig& node, bool bootstrap) {
                          .ring = ring,
                          .node = node,
                          .transport = *transport.value(),
-                         .bootstrap = bootstrap},
+                         .bootstrap = bootstrap,
+                         .join = arguments.join},
                         service_factory(config.cluster.services));
   if (!made) return made.error();
   nodes.push_back(std::move(made).value());
@@ -90,16 +120,20 @@ Status run(const Config& config, const NodeConfig& node, bool bootstrap) {
       TelemetryServer::start(registry, node.name, config.process.runtime, config.process.metrics);
   if (!telemetry) return telemetry.error();
   if (statemachine::Worker* const worker = nodes.front()->worker(); worker != nullptr) {
-    telemetry.value()->answer_state(StateAnswer(*worker));
+    telemetry.value()->answer("/state", StateAnswer(*worker));
   }
+  consensus::AcceptorNode* const acceptor = nodes.front()->acceptor();
+  if (acceptor != nullptr) telemetry.value()->answer("/members", MembersAnswer(*acceptor, ring));
   cores.value()->start();
   print_start(node, config, *cores.value(), *telemetry.value(), bootstrap);
   bool stopped = false;
-  while (!stopped && !nodes.front()->failed()) {
+  auto standing = acceptor != nullptr ? acceptor->standing() : consensus::Standing::kMember;
+  while (!stopped && !nodes.front()->failed() && standing != consensus::Standing::kRemoved) {
     stopped = telemetry.value()->serve(signals.descriptor(), kFailureCheckMs);
+    if (acceptor != nullptr) tell_standing(node.name, acceptor->standing(), standing);
   }
   cores.value()->stop();
-  if (stopped) return {};
+  if (stopped || standing == consensus::Standing::kRemoved) return {};
   return Error{node.name + " has stopped: its log failed, see above"};
 }
 
@@ -114,7 +148,7 @@ int run_command(const Arguments& arguments, bool proxy_only) {
     print_error(node.error().message);
     return 1;
   }
-  if (const Status status = run(*config, **node, arguments.bootstrap); !status) {
+  if (const Status status = run(*config, **node, arguments); !status) {
     print_error(status.error().message);
     return 1;
   }
@@ -136,6 +170,10 @@ void add_node_commands(CLI::App& app, int& status) {
   node->add_flag("--bootstrap", arguments->bootstrap,
                  "Create the cluster: its acceptors have never voted. Once in a cluster's life, on "
                  "all acceptors; makes their logs if durability is disk");
+  node->add_flag(
+      "--join", arguments->join,
+      "An acceptor whose log is lost, or that never had one: ask the others to admit it, "
+      "in the place of the member with its address or after `annulus cluster add`");
   node->callback([arguments, &status] { status = run_command(*arguments, false); });
   proxy->callback([arguments, &status] { status = run_command(*arguments, true); });
 }

@@ -1,6 +1,7 @@
 #include "tools/state_answer.h"
 
 #include <chrono>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -8,7 +9,9 @@
 
 namespace annulus::tools {
 
-std::string StateAnswer::operator()(std::uint64_t at) {
+std::string StateAnswer::operator()(const std::string& query) {
+  const bool named = query.rfind("at=", 0) == 0;
+  const std::uint64_t at = named ? std::strtoull(query.c_str() + 3, nullptr, 10) : 0;
   if (!asked_ || at != at_) {
     ticket_ = worker_.ask_state_hashes(consensus::Instance{at});
     at_ = at;

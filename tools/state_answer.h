@@ -16,7 +16,7 @@ class StateAnswer {
 
   /// {"executed", "kept", "recomputed", "sessions"}, taken as soon as instance `at` is executed (0:
   /// now); {"pending": true} when that takes longer than 150 ms: ask the same again.
-  std::string operator()(std::uint64_t at);
+  std::string operator()(const std::string& query);
 
  private:
   statemachine::Worker& worker_;

@@ -53,6 +53,17 @@ Result<sockaddr_un> unix_address(const std::string& path) {
   return address;
 }
 
+/// Of "GET PATH?QUERY HTTP/1.0".
+std::string path_of(const std::string& request) {
+  if (request.rfind("GET ", 0) != 0) return "";
+  return request.substr(4, request.find_first_of(" ?", 4) - 4);
+}
+std::string query_of(const std::string& request) {
+  const std::size_t end = request.find_first_of(" \r\n", 4);
+  const std::size_t mark = request.find('?');
+  return mark < end ? request.substr(mark + 1, end - mark - 1) : "";
+}
+
 std::string prometheus_label(const std::string& text) {
   std::string out;
   for (const char c : text) {
@@ -233,12 +244,12 @@ bool TelemetryServer::serve(int stop_descriptor, int timeout_ms) {
     if (poll(waiting.data(), waiting.size(), left) == 0) return false;
     if ((waiting[0].revents & POLLIN) != 0) return true;
     for (std::size_t i = 1; i < waiting.size(); ++i) {
-      if ((waiting[i].revents & POLLIN) != 0) answer(waiting[i].fd);
+      if ((waiting[i].revents & POLLIN) != 0) answer_one(waiting[i].fd);
     }
   }
 }
 
-void TelemetryServer::answer(int listener) {
+void TelemetryServer::answer_one(int listener) {
   const int client = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
   if (client < 0) return;
   limit_waiting(client);
@@ -257,12 +268,14 @@ void TelemetryServer::answer(int listener) {
   } else if (request.rfind("GET /metrics ", 0) == 0) {
     type = "text/plain; version=0.0.4";
     body = prometheus_text(registry_);
-  } else if (state_ && request.rfind("GET /state?at=", 0) == 0) {
-    body = state_(std::strtoull(request.c_str() + std::strlen("GET /state?at="), nullptr, 10));
+  } else if (const auto own = answers_.find(path_of(request)); own != answers_.end()) {
+    body = own->second(query_of(request));
   } else {
     status = "404 Not Found";
     type = "text/plain";
-    body = "ask for /metrics (Prometheus) or /json, or a replica for /state?at=0\n";
+    body =
+        "ask for /metrics (Prometheus) or /json, a replica for /state?at=0, an acceptor for "
+        "/members\n";
   }
   send_all(client, "HTTP/1.0 " + status + "\r\nContent-Type: " + type + "\r\nContent-Length: " +
                        std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" + body);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,8 +31,9 @@ std::string telemetry_path(const std::string& directory, const std::string& proc
 /// $XDG_RUNTIME_DIR/annulus, or /tmp/annulus-UID.
 std::string default_runtime_directory();
 
-/// Answers `GET /json` and `GET /metrics`, and `GET /state` of a replica, one request a connection.
-/// A client that dawdles is cut off after 200 ms, so that serve() never waits long for anyone.
+/// Answers `GET /json` and `GET /metrics`, and what a node answers for itself, one request a
+/// connection. A client that dawdles is cut off after 200 ms, so that serve() never waits long for
+/// anyone.
 class TelemetryServer {
  public:
   /// Creates the directory if need be. A socket that a dead process left behind is replaced, one
@@ -48,8 +50,10 @@ class TelemetryServer {
   /// True if it was the former.
   bool serve(int stop_descriptor, int timeout_ms);
 
-  /// Has `GET /state?at=N` answered by `state(N)`, on the thread that serves. Before serve().
-  void answer_state(std::function<std::string(std::uint64_t)> state) { state_ = std::move(state); }
+  /// Answers `GET PATH?QUERY` by what this returns of QUERY, on the thread that serves.
+  using Answer = std::function<std::string(const std::string& query)>;
+  /// Before serve().
+  void answer(const std::string& path, Answer answer) { answers_[path] = std::move(answer); }
 
   const std::string& path() const { return path_; }
 
@@ -58,13 +62,13 @@ class TelemetryServer {
       : registry_(registry), process_(std::move(process)), path_(std::move(path)) {}
   Status listen_unix();
   Status listen_tcp(const dataplane::Endpoint& metrics);
-  void answer(int listener);
+  void answer_one(int listener);
 
   const dataplane::Registry& registry_;
   std::string process_;
   std::string path_;
   std::vector<int> listeners_;
-  std::function<std::string(std::uint64_t)> state_;  // null of nodes without state
+  std::map<std::string, Answer> answers_;
   bool bound_ = false;
 };
 

@@ -47,12 +47,11 @@ class TelemetryTest : public ::testing::Test {
     EXPECT_TRUE(std::filesystem::is_empty(directory_)) << "the socket is removed at the end";
     std::filesystem::remove_all(directory_);
   }
-  void start(const dataplane::Endpoint& metrics = {},
-             std::function<std::string(std::uint64_t)> state = {}) {
+  void start(const dataplane::Endpoint& metrics = {}, TelemetryServer::Answer state = {}) {
     auto started = TelemetryServer::start(registry_, "replica1", directory_, metrics);
     ASSERT_TRUE(started.ok()) << started.error().message;
     server_ = std::move(started).value();
-    server_->answer_state(std::move(state));
+    if (state) server_->answer("/state", std::move(state));
     thread_ = std::thread([this] { EXPECT_TRUE(server_->serve(stop_, -1)); });
   }
 

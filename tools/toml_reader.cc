@@ -69,6 +69,13 @@ void TomlReader::text(const char* key, std::string& out) {
   out = node->as_string()->get();
 }
 
+void TomlReader::boolean(const char* key, bool& out) {
+  const toml::node* node = find(key);
+  if (node == nullptr) return;
+  if (!node->is_boolean()) return wrong_type(key, *node, "true or false");
+  out = node->as_boolean()->get();
+}
+
 void TomlReader::number(const char* key, std::uint64_t low, std::uint64_t high,
                         std::uint64_t& out) {
   const toml::node* node = find(key);

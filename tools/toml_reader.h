@@ -38,6 +38,7 @@ class TomlReader {
   void text(const char* key, std::string& out);
   void number(const char* key, std::uint64_t low, std::uint64_t high, std::uint64_t& out);
   void number(const char* key, std::uint32_t low, std::uint32_t high, std::uint32_t& out);
+  void boolean(const char* key, bool& out);
   void endpoint(const char* key, dataplane::Endpoint& out);
   void texts(const char* key, std::vector<std::string>& out);
   /// True when the key holds a list without mistakes.

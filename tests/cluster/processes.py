@@ -27,7 +27,7 @@ def free_port():
 
 
 def survive_spare(annulus, directory, pids, clients):
-    """A killed acceptor that is no coordinator is not missed; started again it stays mute."""
+    """A killed acceptor that is no coordinator is not missed; started again it is admitted anew."""
     os.kill(pids["acceptor2"], signal.SIGKILL)
     for i in range(20):
         expect(clients.cli("SET", f"after{i}", str(i)), "OK")
