@@ -21,6 +21,7 @@ struct Arguments {
   std::string transport = "udp";
   std::string durability = "memory";
   std::string json;
+  bool keep = false;
 };
 
 /// Below $TMPDIR, or /tmp.
@@ -53,15 +54,16 @@ int run(Arguments arguments) {
   }
   options.directory = directory.value();
   auto report = run_chaos(options, signals);
-  bool keep = !report;
+  bool keep = true;
+  bool written = true;
   if (report) {
     print_report(options, report.value());
-    keep = report.value().failed() && !report.value().interrupted;
+    keep = arguments.keep || (report.value().failed() && !report.value().interrupted);
     if (keep) keep_evidence(options, report.value());
     if (!arguments.json.empty()) {
-      const Status written = write_report(options, report.value(), arguments.json);
-      if (!written) tools::print_error(written.error().message);
-      if (!written) keep = true;
+      const Status wrote = write_report(options, report.value(), arguments.json);
+      if (!wrote) tools::print_error(wrote.error().message);
+      written = wrote.ok();
     }
   } else {
     const bool interrupted = signals.wait(0);
@@ -70,7 +72,7 @@ int run(Arguments arguments) {
   }
   std::error_code failure;
   if (!keep) std::filesystem::remove_all(options.directory, failure);
-  return report && !report.value().failed() && !keep ? 0 : 1;
+  return report && !report.value().failed() && written ? 0 : 1;
 }
 
 }  // namespace
@@ -100,6 +102,8 @@ void add_chaos_command(CLI::App& app, int& status) {
   chaos->add_option("--namespaces", arguments->run.namespaces,
                     "veth: what the names of the network namespaces begin with");
   chaos->add_option("--json", arguments->json, "write the report to this file, too");
+  chaos->add_flag("--keep", arguments->keep,
+                  "keep the directory also of a run that went well: logs, faults, history");
   chaos->footer(
       "Kills (-9), stops and restarts nodes, one or more at a time, but never more than the\n"
       "cluster is to bear; over memif it also cuts, delays, loses, swaps and repeats frames, over\n"

@@ -89,6 +89,7 @@ void Load::read_all(Nanos now) {
 }
 
 dataplane::PollResult Load::poll(Nanos now, std::uint32_t budget) {
+  if (now - kStallLeast >= wanted_) stalls_.push_back({wanted_, now - wanted_});
   while (sessions_.size() < kSessions) {
     const auto session = client_.open_session(kWindow);
     if (!session) break;
@@ -118,6 +119,7 @@ dataplane::PollResult Load::poll(Nanos now, std::uint32_t budget) {
   settled_.store(done ? phase : Phase::kNone, std::memory_order_release);
   result.deadline = std::min({result.deadline, redis_.deadline(), now + 2 * kMillisecond});
   if (phase == Phase::kRunning) result.deadline = std::min(result.deadline, schedule_);
+  wanted_ = std::max(result.deadline, now);
   return result;
 }
 

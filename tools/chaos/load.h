@@ -47,6 +47,8 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
   std::uint64_t proxy_answered() const { return proxy_answered_.get(); }
 
   // Once nobody polls it:
+  /// When it was polled later than it had asked for, and by how much: the machine's doing.
+  const std::vector<std::pair<Nanos, Nanos>>& stalls() const { return stalls_; }
   History& history() { return history_; }
   std::uint64_t connections_lost() const { return redis_.connections_lost(); }
 
@@ -54,6 +56,7 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
   static constexpr std::uint32_t kSessions = 4;
   static constexpr std::uint32_t kWindow = 256;
   static constexpr std::uint32_t kReadsAtOnce = 32;
+  static constexpr Nanos kStallLeast = 2 * kMillisecond;
 
   struct Waiting {
     Command command;
@@ -76,6 +79,8 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
   std::vector<statemachine::SessionHandle> sessions_;
   std::uint32_t session_ = 0;
   Nanos schedule_ = 0;
+  Nanos wanted_ = kNever;  // when the next poll was asked for
+  std::vector<std::pair<Nanos, Nanos>> stalls_;
   bool through_proxy_ = false;          // who gets the next arrival
   std::deque<Waiting> waiting_native_;  // no room, or no session yet
   std::deque<Waiting> waiting_proxy_;   // no connection

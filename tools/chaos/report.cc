@@ -128,8 +128,9 @@ void print_report(const RunOptions& options, const RunReport& report) {
                 ms(row.proxy_gap), ms(row.stall), ms(row.return_));
   }
   std::printf(
-      "(native, proxy: time without an answer; stall: a wait of this process that took longer, so\n"
-      "the machine's doing; return: until who was hit was whole)\n\n");
+      "(native, proxy: time without an answer; stall: this process got no processor when it was "
+      "to\n"
+      "run, the machine's doing; return: until who was hit was whole)\n\n");
   std::printf("%-22s %9s %9s %11s %9s %13s\n", "commands", "sent", "answered", "reply lost",
               "unknown", "not executed");
   print_counts("native client", count(report.history, true));

@@ -243,6 +243,7 @@ Result<RunReport> Run::go() {
   report_.ended = clock_.now();
   cores_->stop();
   report_.connections_lost = load_->connections_lost();
+  report_.stalls.insert(report_.stalls.end(), load_->stalls().begin(), load_->stalls().end());
   report_.history = std::move(load_->history());
   cores_.reset();
   load_.reset();

@@ -37,8 +37,7 @@ struct RunReport {
   Nanos begun = 0;
   Nanos ended = 0;
   std::vector<Done> faults;
-  std::vector<std::pair<Nanos, Nanos>>
-      stalls;  // of this process's waits: when they began, how long
+  std::vector<std::pair<Nanos, Nanos>> stalls;  // of this process: when, how long
   std::uint64_t elections = 0;
   std::uint64_t connections_lost = 0;
   std::vector<std::string> gone;     // nodes lost for good, as is not promised otherwise
