@@ -17,6 +17,10 @@ namespace {
 constexpr Nanos kSessionCheckInterval = 10 * kMillisecond;
 constexpr std::uint32_t kOtherDescriptors = 64;  // not connections: log files, transports, epoll
 constexpr std::uint32_t kServedPerTurnMax = 256;
+/// No further connection is served in a turn that has taken so many commands: a few batches. What
+/// their values were hashed and copied by is then still in the cache for those they go to on this
+/// core, and the first clients have their replies while the next are served.
+constexpr std::uint64_t kCommandsPerTurn = 192;
 
 Error system_error(const std::string& what, const std::string& mend) {
   return Error{what + ": " + std::strerror(errno) + "; " + mend};
@@ -160,7 +164,7 @@ dataplane::PollResult Proxy::poll(Nanos now, std::uint32_t budget) {
   keep_sessions(now);
   std::uint32_t work = take_events(now);
   retry_waiting(now);
-  serve_ready(now);
+  work += serve_ready(now);
   const dataplane::PollResult client = client_.poll(now, budget);
   work += client.work + dirty_.size();
   flush_dirty(now);
@@ -222,9 +226,15 @@ void Proxy::retry_waiting(Nanos now) {
   }
 }
 
-void Proxy::serve_ready(Nanos now) {
-  std::uint32_t count = std::min(ready_.size(), kServedPerTurnMax);
-  for (; count > 0; --count) {
+std::uint32_t Proxy::serve_ready(Nanos now) {
+  const auto taken = [this] {
+    return counters_[ProxyCounter::kCommandsReplicated].get() +
+           counters_[ProxyCounter::kCommandsLocal].get();
+  };
+  const std::uint64_t enough = taken() + kCommandsPerTurn;
+  const std::uint32_t count = std::min(ready_.size(), kServedPerTurnMax);
+  std::uint32_t served = 0;
+  for (; served < count && taken() < enough; ++served) {
     Connection& connection = connections_[ready_.front()];
     ready_.pop();
     connection.in_ready = false;
@@ -236,6 +246,7 @@ void Proxy::serve_ready(Nanos now) {
       waiting_.push(connection.index);
     }
   }
+  return served;
 }
 
 }  // namespace annulus::proxy

@@ -76,7 +76,7 @@ class Proxy final : public dataplane::Stage, private statemachine::CompletionSin
   Status listen();
   void keep_sessions(Nanos now);
   void retry_waiting(Nanos now);
-  void serve_ready(Nanos now);
+  std::uint32_t serve_ready(Nanos now);
   Nanos next_deadline(Nanos now, Nanos client_deadline) const;
 
   // proxy_connections.cc: the kernel's side of a connection.
