@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -49,6 +50,14 @@ void place_on_hub(NodeConfig& node, std::uint32_t number, const std::string& dir
                 ".sock,socket-abstract=no,mac=02:00:00:00:00:0" + text;
 }
 
+/// As long datagrams as loopback carries: one takes a whole batch, which then is neither cut up nor
+/// put together again.
+std::uint32_t loopback_mtu() {
+  std::uint32_t mtu = 0;
+  std::ifstream("/sys/class/net/lo/mtu") >> mtu;
+  return mtu == 0 ? ClusterConfig{}.mtu : std::clamp(mtu, dataplane::kMtuMin, dataplane::kMtuMax);
+}
+
 Config make_config(const ProcessClusterOptions& options, const std::string& directory) {
   Config config;
   config.path = directory + "/cluster.toml";
@@ -57,6 +66,7 @@ Config make_config(const ProcessClusterOptions& options, const std::string& dire
   cluster.id = (cluster.id >> 1) | 1;  // TOML integers are signed
   cluster.durability = options.disk ? Durability::kDisk : Durability::kMemory;
   cluster.transport = options.memif ? TransportKind::kDpdk : TransportKind::kUdp;
+  if (!options.memif) cluster.mtu = loopback_mtu();
   const std::vector<std::uint16_t> ports = free_ports(kAcceptors + kReplicas + 2);
   const auto group = static_cast<std::uint32_t>(cluster.id & 0xffff);
   cluster.group = {0xefc00000u | group, ports.back()};  // 239.192.0.0/14 is for organisations
