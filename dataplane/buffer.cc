@@ -2,12 +2,14 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <new>
 
 namespace annulus::dataplane {
 namespace {
 
 constexpr std::size_t kLineBytes = 64;
+constexpr std::size_t kPageBytes = 4'096;
 static_assert(sizeof(Buffer) <= kLineBytes);
 
 /// What slices still reach when the pool itself is gone: the first lines of its memory.
@@ -54,6 +56,16 @@ BufferPool::~BufferPool() {
   for (; returned != nullptr; returned = returned->next) --out;
   // Whoever brings the number to zero, here or in release(), is the last to reach the memory.
   if (shared.out.fetch_add(out, std::memory_order_acq_rel) + out == 0) destroy(shared);
+}
+
+void BufferPool::touch(std::uint32_t count) {
+  CHECK(fresh_ == 0);
+  const std::size_t bytes = std::min(count, count_) * stride_;
+  // Written, so that each page is the pool's own; from the far end, so that what is handed out
+  // first is what was touched last.
+  for (std::size_t at = bytes / kPageBytes * kPageBytes; at != 0; at -= kPageBytes) {
+    *static_cast<volatile std::byte*>(memory_ + at) = std::byte{0};
+  }
 }
 
 // Used buffers before fresh ones, so that a lightly used pool stays small and warm.

@@ -32,6 +32,28 @@ TEST(BufferPool, OnlyThePagesThatAreUsedTakeMemory) {
             10);
 }
 
+TEST(BufferPool, TouchedMemoryIsThereBeforeItIsUsed) {
+  constexpr std::uint32_t kBytes = 64 * 1024;
+  BufferPool pool(8, kBytes);
+  pool.touch(4);
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  std::vector<Slice> kept;
+  for (int i = 0; i < 8; ++i) {
+    kept.push_back(pool.allocate());
+    const auto begin = reinterpret_cast<std::uintptr_t>(kept.back().data()) / page * page;
+    std::vector<unsigned char> resident(kBytes / page);
+    ASSERT_EQ(mincore(reinterpret_cast<void*>(begin), kBytes, resident.data()), 0);
+    const auto pages = std::count_if(resident.begin(), resident.end(),
+                                     [](unsigned char each) { return (each & 1) != 0; });
+    // Of an untouched buffer, the page of its head, and what an earlier one has of the next.
+    if (i < 4) {
+      EXPECT_EQ(pages, static_cast<std::ptrdiff_t>(resident.size()));
+    } else if (i > 4) {
+      EXPECT_LE(pages, 2);
+    }
+  }
+}
+
 TEST(BufferPool, HandsOutEachBufferOnceAndThenNone) {
   BufferPool pool(3, 100);
   EXPECT_EQ(pool.capacity(), 128u);

@@ -89,6 +89,10 @@ class Transport {
   /// nothing.
   virtual int wait_descriptor() const { return -1; }
 
+  /// Touches the memory that `frames` received and kept take, if it is the transport's own. Before
+  /// the first receive().
+  virtual void touch_memory(std::uint32_t /*frames*/) {}
+
   /// Adds all that this transport counts to the registry, as stages of `node`.
   virtual void register_counters(Registry& registry, const std::string& node) const {
     registry.add(node, "transport", counters_);

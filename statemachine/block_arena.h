@@ -35,6 +35,9 @@ class BlockArena {
     return slice;
   }
 
+  /// Touches all blocks, before the first.
+  void touch() { pool_.touch(pool_.count()); }
+
   const dataplane::Slice& block() const { return block_; }
   /// Counts blocks begun: names the present one.
   std::uint32_t generation() const { return generation_; }

@@ -256,6 +256,7 @@ dataplane::PollResult Client::poll(Nanos now, std::uint32_t budget) {
   return impl_->poll(now, budget);
 }
 int Client::wait_descriptor() const { return impl_->transport().wait_descriptor(); }
+void Client::touch_memory() { impl_->touch_memory(); }
 std::uint32_t Client::outstanding() const { return impl_->outstanding(); }
 const dataplane::Counters<ClientCounter>& Client::counters() const { return impl_->counters(); }
 const dataplane::Counters<consensus::ProposerCounter>& Client::proposer_counters() const {

@@ -128,6 +128,9 @@ class Client final : public dataplane::Stage {
   const char* name() const override { return "client"; }
   int wait_descriptor() const override;
 
+  /// Touches all memory for batches. Pays where the transport is in-process, for that holds them
+  /// until every node has let go of them; before the first poll().
+  void touch_memory();
   std::uint32_t outstanding() const;  // commands without a completion
 
   const dataplane::Counters<ClientCounter>& counters() const;

@@ -1,6 +1,7 @@
 #include "tools/node.h"
 
 #include <sys/random.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -40,6 +41,14 @@ std::uint32_t frame_bytes(const ClusterConfig& cluster) {
 /// whoever is further behind finds the rest in the acceptors' log.
 std::uint32_t learner_window(const Limits& limits) {
   return std::min(4 * limits.window, limits.retain);
+}
+
+/// Memory that full load takes is touched at start, if it is a small part of the machine's: else
+/// the first seconds of load go into that. Only by nodes of a new cluster, for nobody waits for
+/// these.
+bool touches(std::uint64_t bytes) {
+  const auto pages = static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES));
+  return bytes <= pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)) / 16;
 }
 
 consensus::PortIdentity identity(const ClusterConfig& cluster, const NodeConfig& node,
@@ -94,7 +103,9 @@ class AcceptorHost final : public Node {
   AcceptorHost(const NodeSetup& setup, std::unique_ptr<recovery::AcceptorLog> log)
       : Node(setup.node.name),
         log_(std::move(log)),
-        stage_(options(setup, log_.get()), setup.ring, setup.transport, log_.get()) {}
+        stage_(options(setup, log_.get()), setup.ring, setup.transport, log_.get()) {
+    if (setup.bootstrap) touch_memory(setup);
+  }
   bool failed() const override { return stage_.failed(); }
   consensus::AcceptorNode* acceptor() override { return &stage_; }
   std::vector<Stage*> stages() override { return {&stage_}; }
@@ -103,6 +114,17 @@ class AcceptorHost final : public Node {
   }
 
  private:
+  /// Where values lie while they are kept: as they were received, if a frame takes a whole one.
+  void touch_memory(const NodeSetup& setup) {
+    const Limits& limits = setup.cluster.limits;
+    const std::uint32_t kept = limits.retain + limits.window;
+    if (!touches(std::uint64_t{kept} * limits.value_bytes)) return;
+    if (frame_bytes(setup.cluster) >= statemachine::ClientOptions{}.batch_bytes) {
+      setup.transport.touch_memory(kept);
+    } else {
+      stage_.touch_memory();
+    }
+  }
   static AcceptorNodeOptions options(const NodeSetup& setup, const recovery::AcceptorLog* log) {
     AcceptorNodeOptions options = acceptor_options(setup.cluster, setup.node);
     options.identity.epoch = log != nullptr ? log->epoch() : random_epoch();
@@ -216,6 +238,10 @@ Result<std::unique_ptr<Node>> make_proxy(const NodeSetup& setup) {
   auto made = proxy::Proxy::create(options, client_options(setup.cluster, setup.node.id),
                                    setup.ring, setup.transport);
   if (!made) return made.error();
+  if (setup.cluster.transport == TransportKind::kLocal &&
+      touches(statemachine::ClientOptions{}.buffer_bytes)) {
+    made.value()->touch_memory();
+  }
   return std::unique_ptr<Node>(std::make_unique<ProxyHost>(setup, std::move(made).value()));
 }
 

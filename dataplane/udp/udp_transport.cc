@@ -2,10 +2,12 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -79,6 +81,18 @@ UdpTransport::UdpTransport(const UdpOptions& options, Descriptor epoll)
       tx_(new TxBatch{}) {}
 
 UdpTransport::~UdpTransport() = default;
+
+void UdpTransport::touch_memory(std::uint32_t frames) {
+  pool_.touch(frames);
+  // Once more by the kernel, which is to receive into it: on some virtual machines it has page tables
+  // of its own to fill. Nothing is lost if that fails.
+  const Descriptor zeros(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
+  std::vector<Slice> touched(std::min(frames, pool_.count()));
+  for (Slice& block : touched) {
+    block = pool_.allocate();
+    if (!block || read(zeros.get(), block.mutable_data(), block.size()) <= 0) return;
+  }
+}
 
 Status UdpTransport::add(Descriptor descriptor, const Endpoint& group) {
   for (const SocketBuffer which : {SocketBuffer::kReceive, SocketBuffer::kSend}) {

@@ -56,6 +56,8 @@ class Proxy final : public dataplane::Stage, private statemachine::CompletionSin
 
   std::uint16_t port() const { return port_; }
   const statemachine::Client& client() const { return client_; }
+  /// See Client::touch_memory().
+  void touch_memory() { client_.touch_memory(); }
   const dataplane::Counters<ProxyCounter>& counters() const { return counters_; }
 
  private:
