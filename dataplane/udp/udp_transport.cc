@@ -84,8 +84,8 @@ UdpTransport::~UdpTransport() = default;
 
 void UdpTransport::touch_memory(std::uint32_t frames) {
   pool_.touch(frames);
-  // Once more by the kernel, which is to receive into it: on some virtual machines it has page tables
-  // of its own to fill. Nothing is lost if that fails.
+  // Once more by the kernel, which is to receive into it: on some virtual machines it has page
+  // tables of its own to fill. Nothing is lost if that fails.
   const Descriptor zeros(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
   std::vector<Slice> touched(std::min(frames, pool_.count()));
   for (Slice& block : touched) {
