@@ -133,12 +133,7 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
   forward_change(now);
   if (effects_.room() < 2 * Effects::kPerStepMax) drain(now);
   const bool heard = backlog_.heard(drained);
-  if (heard) {
-    elect(now);
-    acceptor_.tick(now, effects_);
-    drain(now);
-  }
-  coordinator_.tick(now, effects_, heard);
+  keep_up(heard, now);
   coordinator_.flush(now, effects_);
   if (effects_.room() < 2) drain(now);
   if (acceptor_.settled() != settled()) {
@@ -146,10 +141,8 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
   }
   acceptor_.flush(effects_);
   drain(now);
-  Nanos deadline =
-      std::min({acceptor_.deadline(), coordinator_.deadline(), election_.deadline(), change_at_});
-  if (acceptor_.chosen_configuration() != nullptr && !adopting_) deadline = now;
-  return {work, std::min(deadline, submit_log(now))};
+  const bool at_once = acceptor_.chosen_configuration() != nullptr && !adopting_;
+  return {work, at_once ? now : std::min(deadline(), submit_log(now))};
 }
 
 /// Who cannot accept cannot propose: a coordinator whose log is full leaves that to the others.
@@ -173,6 +166,7 @@ void AcceptorNode::on_phase1a(const Received& in, Nanos now) {
 }
 
 void AcceptorNode::handle(const Received& in, Nanos now) {
+  const Upkeep upkeep(is_upkeep(in), counters_);
   if (in.type == MessageType::kConfiguration) return on_configuration_news(in, now);
   news_.on_frame(in, configuration_, true, now, effects_);
   if (!member()) {
@@ -340,6 +334,7 @@ dataplane::PollResult LearnerNode::poll(Nanos now, std::uint32_t budget) {
   if (options_.client_server) {
     direct_.flush(make_ballot(0, options_.identity.node), now, effects_);
   } else {
+    const Upkeep upkeep(now >= learner_.deadline(), counters_);
     learner_.tick(now, effects_, backlog_.heard(drained));
   }
   port_.send(now, effects_);
@@ -347,6 +342,8 @@ dataplane::PollResult LearnerNode::poll(Nanos now, std::uint32_t budget) {
 }
 
 void LearnerNode::handle(const Received& in, Nanos now) {
+  const Upkeep upkeep(in.type == MessageType::kValue || in.type == MessageType::kTrimmed,
+                      counters_);
   if (options_.client_server) {
     if (in.type == MessageType::kSubmit) direct_.on_submit(in, now);
     if (in.type == MessageType::kQuery) on_query(in, now);
@@ -495,6 +492,7 @@ const std::array<const char*, static_cast<std::size_t>(consensus::NodeCounter::k
         "redirects",        "drop_no_coordinator",  "drop_not_for_us", "drop_unknown_peer",
         "drop_no_member",   "drop_other_epoch",     "drop_unsettled",  "configurations",
         "joins_asked",      "joins_seen",           "changes_refused", "replies_sent",
-        "queries_received", "drop_query_no_memory", "proposals_sent",  "drop_proposal"};
+        "queries_received", "drop_query_no_memory", "proposals_sent",  "drop_proposal",
+        "upkeep_cycles"};
 
 }  // namespace annulus::dataplane
