@@ -10,6 +10,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <sstream>
 #include <thread>
 
@@ -22,6 +23,17 @@ Status require_program(const std::string& program, const std::string& package) {
     if (access((directory + "/" + program).c_str(), X_OK) == 0) return {};
   }
   return Error{program + " is not installed: apt-get install " + package};
+}
+
+ScratchDirectory::ScratchDirectory() {
+  const char* base = std::getenv("TMPDIR");
+  path_ = std::string(base == nullptr ? "/tmp" : base) + "/annulus-bench-XXXXXX";
+  if (mkdtemp(path_.data()) == nullptr) path_.clear();
+}
+
+ScratchDirectory::~ScratchDirectory() {
+  std::error_code ignored;  // nothing is lost if some of it stays
+  if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
 }
 
 Child::Child(std::vector<std::string> arguments) : name_(arguments[0]) {

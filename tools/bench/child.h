@@ -14,6 +14,20 @@ namespace annulus::bench {
 /// Fails, with the Debian package to install, if the program is not in PATH.
 Status require_program(const std::string& program, const std::string& package);
 
+/// A directory in $TMPDIR, or /tmp, that is gone at the end with all that is in it. Its path is
+/// empty if none could be made.
+class ScratchDirectory {
+ public:
+  ScratchDirectory();
+  ScratchDirectory(const ScratchDirectory&) = delete;
+  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
+  ~ScratchDirectory();
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
 /// A program whose standard output this process reads. It dies with this process.
 class Child {
  public:

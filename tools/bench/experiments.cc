@@ -94,6 +94,9 @@ Status run_with_baseline(const WorkloadOptions& options, Report& report,
 }
 
 void set_update_targets(const WorkloadOptions& options, Result& result) {
+  result.targets.push_back({"elections, heartbeats and repair at most 1 % of the cluster's cycles",
+                            "10 heartbeats and 4,000 timers a second of 1 us on each node: 0.5 %",
+                            result.extra["upkeep_percent"] <= 1});
   if (options.batch != 50) return;
   const bool small = options.load.value_bytes == 8;
   if (small && options.load.keys >= 10'000'000) {
@@ -250,11 +253,10 @@ Experiment memory_experiment(std::shared_ptr<std::uint32_t> minutes) {
   options->load.mix = {.read = 40, .update = 50, .remove = 10};
   options->warmup = 0;
   options->seconds = 60;
-  return {"memory", "resident memory each minute of full load, with keys that come and go",
-          "10 min",
+  return {"memory", "resident memory each minute of full load, with keys that come and go", "125 s",
           [options, minutes](CLI::App& app) {
             app.add_option("--minutes", *minutes, "of load")
-                ->check(CLI::Range(1, 10'000))
+                ->check(CLI::Range(2, 10'000))
                 ->capture_default_str();
             app.add_option("--keys", options->load.keys, "records")->capture_default_str();
           },

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -209,32 +208,12 @@ Status run_duel(Contestant& redis, Contestant& ours, bool processes, const Redis
   return {};
 }
 
-/// A directory that is gone at the end.
-class Directory {
- public:
-  Directory() {
-    const char* base = std::getenv("TMPDIR");
-    path_ = std::string(base == nullptr ? "/tmp" : base) + "/annulus-bench-XXXXXX";
-    if (mkdtemp(path_.data()) == nullptr) path_.clear();
-  }
-  Directory(const Directory&) = delete;
-  Directory& operator=(const Directory&) = delete;
-  ~Directory() {
-    std::error_code ignored;  // nothing is lost if some of it stays
-    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
 Status run_redis(const RedisOptions& options, Report& report) {
   for (const auto& [program, package] :
        {std::pair{"redis-server", "redis-server"}, {"redis-benchmark", "redis-tools"}}) {
     if (Status found = require_program(program, package); !found) return found;
   }
-  const Directory directory;
+  const ScratchDirectory directory;
   if (directory.path().empty()) return Error{"no directory can be made in $TMPDIR or /tmp"};
   std::vector<Setting> settings;
   for (const std::uint32_t pipeline : options.pipelines) {

@@ -11,12 +11,25 @@
 #include <thread>
 
 #include "dataplane/core_loop.h"
+#include "recovery/disk.h"
 
 namespace annulus::bench {
 namespace {
 
 using dataplane::Histogram;
 using dataplane::Registry;
+
+/// Sum of one counter over all nodes that have it.
+std::uint64_t sum_of(const Registry& registry, const char* stage, const char* name) {
+  std::uint64_t sum = 0;
+  for (const Registry::Group& group : registry.groups()) {
+    if (group.stage != stage) continue;
+    for (std::size_t i = 0; i < group.names.size(); ++i) {
+      if (std::strcmp(group.names[i], name) == 0) sum += group.values[i].get();
+    }
+  }
+  return sum;
+}
 
 /// Useful cycles of all stages so far, by role.
 std::map<std::string, std::uint64_t> useful_cycles(const Registry& registry) {
@@ -129,6 +142,8 @@ struct Rig::Reading {
   Nanos at = 0;
   std::uint64_t commands = 0;
   std::uint64_t scanned = 0;
+  std::uint64_t log_bytes = 0;
+  std::uint64_t upkeep_cycles = 0;
   std::map<std::string, std::uint64_t> cycles;
   Histogram::Snapshot latency;
   Histogram::Snapshot stalled_latency;
@@ -176,6 +191,8 @@ Rig::Reading Rig::read() const {
   return {clock.now(),
           load_.counters()[LoadCounter::kCommands].get(),
           load_.counters()[LoadCounter::kScannedEntries].get(),
+          recovery::kBlockBytes * sum_of(cluster_->registry(), "log", "blocks"),
+          sum_of(cluster_->registry(), "node", "upkeep_cycles"),
           useful_cycles(cluster_->registry()),
           load_.latency().snapshot(),
           load_.stalled_latency().snapshot(),
@@ -227,6 +244,19 @@ Result Rig::result_of(const Mix& mix, const Reading& before, const Reading& afte
   const Histogram::Snapshot stood = after.stalls.since(before.stalls);
   result.extra["machine_stalls"] = static_cast<double>(stood.count);
   result.extra["machine_stall_max_us"] = static_cast<double>(stood.at(1.0)) / 1e3;
+  if (after.log_bytes != before.log_bytes) {
+    result.extra["log_bytes_per_second"] =
+        static_cast<double>(after.log_bytes - before.log_bytes) / seconds;
+  }
+  if (options_.mode == tools::Mode::kSmr) {
+    // Of what the cluster itself does; the load generator is none of it.
+    double useful = 0;
+    for (const char* role : {"acceptor", "learner", "worker"}) {
+      useful += static_cast<double>(after.cycles.at(role) - before.cycles.at(role));
+    }
+    result.extra["upkeep_percent"] =
+        100 * static_cast<double>(after.upkeep_cycles - before.upkeep_cycles) / useful;
+  }
   if (after.scanned != before.scanned) {
     result.extra["entries_scanned_per_second"] =
         static_cast<double>(after.scanned - before.scanned) / seconds;

@@ -1,0 +1,108 @@
+#include "tools/bench/disk_probe.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "recovery/uring_disk.h"
+
+namespace annulus::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::uint64_t kFileBytes = 1u << 30;
+constexpr std::uint64_t kWriteBytes = 1u << 20;  // longer ones are no faster
+constexpr std::uint32_t kWriters = 4;            // as many under way at once saturate a disk
+constexpr std::uint32_t kSyncs = 300;
+
+struct FreeMemory {
+  void operator()(std::byte* memory) const { std::free(memory); }
+};
+using Block = std::unique_ptr<std::byte, FreeMemory>;
+
+Block block_of(std::uint64_t bytes) {
+  Block block(static_cast<std::byte*>(std::aligned_alloc(recovery::kBlockBytes, bytes)));
+  std::memset(block.get(), 0x5a, bytes);
+  return block;
+}
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// False with errno set. Each writer takes the next part that nobody has.
+bool write_all(int file) {
+  std::atomic<std::uint64_t> next{0};  // relaxed: the parts are independent of each other
+  std::atomic<int> failure{0};
+  std::vector<std::thread> writers;
+  for (std::uint32_t i = 0; i < kWriters; ++i) {
+    writers.emplace_back([&] {
+      const Block block = block_of(kWriteBytes);
+      while (true) {
+        const std::uint64_t at = next.fetch_add(kWriteBytes, std::memory_order_relaxed);
+        if (at >= kFileBytes) return;
+        if (pwrite(file, block.get(), kWriteBytes, static_cast<off_t>(at)) !=
+            static_cast<ssize_t>(kWriteBytes)) {
+          failure.store(errno != 0 ? errno : ENOSPC, std::memory_order_relaxed);
+          return;
+        }
+      }
+    });
+  }
+  for (std::thread& writer : writers) writer.join();
+  errno = failure.load(std::memory_order_relaxed);
+  return errno == 0 && fdatasync(file) == 0;
+}
+
+bool time_syncs(int file, std::vector<double>& took_us) {
+  const Block block = block_of(recovery::kBlockBytes);
+  for (std::uint32_t i = 0; i < kSyncs; ++i) {
+    const Clock::time_point start = Clock::now();
+    const off_t at = static_cast<off_t>(i) * recovery::kBlockBytes;
+    if (pwrite(file, block.get(), recovery::kBlockBytes, at) !=
+            static_cast<ssize_t>(recovery::kBlockBytes) ||
+        fdatasync(file) != 0) {
+      return false;
+    }
+    took_us.push_back(1e6 * seconds_since(start));
+  }
+  std::sort(took_us.begin(), took_us.end());
+  return true;
+}
+
+}  // namespace
+
+annulus::Result<DiskFigures> probe_disk(const std::string& directory) {
+  const std::string path = directory + "/annulus-bench-disk-" + std::to_string(getpid());
+  // As the logs are made: filled, so that no write allocates.
+  if (auto made = recovery::UringDisk::create(path, kFileBytes); !made) return made.error();
+  const int file = open(path.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC);
+  unlink(path.c_str());
+  DiskFigures figures;
+  std::vector<double> syncs;
+  const Clock::time_point start = Clock::now();
+  bool done = file >= 0 && write_all(file);
+  figures.bytes_per_second = static_cast<double>(kFileBytes) / seconds_since(start);
+  done = done && time_syncs(file, syncs);
+  const int error = errno;
+  if (file >= 0) close(file);
+  if (!done) {
+    return Error{path + ": cannot be written (" + std::strerror(error) +
+                 "); see the kernel's log for the disk's state"};
+  }
+  figures.sync_p50_us = syncs[syncs.size() / 2];
+  figures.sync_p99_us = syncs[syncs.size() * 99 / 100];
+  return figures;
+}
+
+}  // namespace annulus::bench
