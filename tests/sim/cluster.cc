@@ -134,6 +134,8 @@ Cluster::Cluster(World& world, const ClusterPlan& plan, const LoadPlan& load, Rn
   add_raw_clients(load);
   set_links();
   world_.network().observe(&checker_);
+  checker_.set_settled(
+      [this](std::uint32_t acceptor) { return acceptors_[acceptor].node->acceptor().settled(); });
 }
 
 Cluster::~Cluster() { world_.network().observe(nullptr); }

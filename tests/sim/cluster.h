@@ -173,8 +173,9 @@ class Cluster {
   void rejoin(std::uint32_t acceptor);
   bool whole(const AcceptorMachine& machine) const;
   bool may_crash(std::uint32_t node) const;
+  bool may_lose(std::uint32_t acceptor) const;
   std::uint32_t newest_epoch() const;
-  void add_platter(std::uint32_t acceptor);
+  void add_platter(std::uint32_t acceptor, std::uint64_t incarnation = 0);
   bool open_log(std::uint32_t acceptor);
   void start_acceptor(std::uint32_t acceptor, const consensus::AcceptorNodeOptions& options);
   void restart(std::uint32_t node);

@@ -22,7 +22,7 @@ void Cluster::on_fault(const Fault& fault) {
       if (may_crash(fault.a)) crash(fault.a, fault.amount);
       return;
     case FaultKind::kRejoin:
-      if (acceptors_[fault.a].crashed) rejoin(fault.a);
+      if (may_lose(fault.a)) rejoin(fault.a);
       return;
     case FaultKind::kElection:
       if (!acceptors_[fault.a].crashed) acceptors_[fault.a].node->start_election();
@@ -42,9 +42,21 @@ void Cluster::on_fault(const Fault& fault) {
   }
 }
 
+/// Whether an acceptor that is down may come back without what it said: with disks, only if all the
+/// others have theirs.
+bool Cluster::may_lose(std::uint32_t acceptor) const {
+  if (!acceptors_[acceptor].crashed) return false;
+  if (!plan_.durable) return true;
+  for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
+    const AcceptorMachine& other = acceptors_[i];
+    if (i != acceptor && (!whole(other) || other.node->epoch() != newest_epoch())) return false;
+  }
+  return acceptor == plan_.damaged;
+}
+
 /// Of memory acceptors a majority keeps what it said: with more lost, nothing can be promised.
 bool Cluster::may_crash(std::uint32_t node) const {
-  if (plan_.durable || node >= acceptors_.size()) return true;
+  if (plan_.durable || node >= acceptors_.size()) return true;  // it keeps what it said
   std::uint32_t left = 0;
   for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
     left += i != node && whole(acceptors_[i]) && acceptors_[i].node->epoch() == newest_epoch();
@@ -109,16 +121,18 @@ void Cluster::bury_acceptor(std::uint32_t acceptor) {
   ++machine.incarnation;
 }
 
-/// A memory acceptor starts again: it has forgotten what it promised and accepted, knows it, and
-/// asks to be admitted as another.
+/// An acceptor starts again without memory or disk: it has forgotten what it promised and accepted,
+/// knows it, and asks to be admitted as another.
 void Cluster::rejoin(std::uint32_t acceptor) {
   bury_acceptor(acceptor);
   AcceptorMachine& machine = acceptors_[acceptor];
+  const std::uint64_t incarnation = rng_.next() | 1;
+  if (plan_.durable) add_platter(acceptor, incarnation);
   world_.network().revive(machine.transport->index());
   consensus::AcceptorNodeOptions options = acceptor_options(acceptor);
   options.identity.epoch = machine.incarnation;
   options.coordinate = false;
-  options.incarnation = rng_.next() | 1;
+  options.incarnation = incarnation;
   machine.crashed = false;
   checker_.set_stranger(acceptor);
   start_acceptor(acceptor, options);
@@ -126,12 +140,12 @@ void Cluster::rejoin(std::uint32_t acceptor) {
 
 // --- Disks
 
-void Cluster::add_platter(std::uint32_t acceptor) {
+void Cluster::add_platter(std::uint32_t acceptor, std::uint64_t incarnation) {
   const std::uint64_t blocks = acceptor == plan_.small ? plan_.small_blocks : kDiskBlocks;
   acceptors_[acceptor].platter =
       std::make_shared<Platter>(recovery::kLogBlocksAt + blocks, plan_.disk, rng_.fork());
   SimDisk disk(acceptors_[acceptor].platter, world_, world_.failure(), [] {});
-  CHECK(recovery::AcceptorLog::format(disk, log_identity(acceptor)).ok());
+  CHECK(recovery::AcceptorLog::format(disk, log_identity(acceptor), incarnation).ok());
   CHECK(open_log(acceptor));
 }
 

@@ -224,9 +224,11 @@ void plan_crash(Plan& plan) {
   plan.faults.push_back({.kind = FaultKind::kRejoin, .start = again, .end = again, .a = node});
 }
 
-/// A memory acceptor crashes, and is started again at once or soon.
+/// An acceptor crashes, and is started again soon with nothing; of those with disks always the same
+/// one.
 void plan_rejoin(Plan& plan) {
-  const auto acceptor = static_cast<std::uint32_t>(plan.rng.below(plan.options.acceptors));
+  auto acceptor = static_cast<std::uint32_t>(plan.rng.below(plan.options.acceptors));
+  if (plan.options.durable) acceptor = plan.options.damaged;
   if ((plan.crashed >> acceptor & 1) != 0) return;
   plan.add(FaultKind::kCrash, plan.at, acceptor, draw_amount(plan.rng, FaultKind::kCrash));
   plan.add(FaultKind::kRejoin, plan.at + plan.micros(100, plan.rng.coin() ? 2'000 : 40'000),
@@ -310,10 +312,8 @@ void plan_one(Plan& plan) {
   if (static_cast<std::size_t>(fault.kind) >= kFirstDiskFault) {
     return plan_disk_fault(plan, fault.kind);
   }
-  if (fault.kind == FaultKind::kRejoin && !options.durable) return plan_rejoin(plan);
-  if (fault.kind == FaultKind::kCrash || fault.kind == FaultKind::kRejoin) {
-    return plan_crash(plan);
-  }
+  if (fault.kind == FaultKind::kRejoin) return plan_rejoin(plan);
+  if (fault.kind == FaultKind::kCrash) return plan_crash(plan);
   fault.start = plan.at;
   fault.end = plan.at + draw_duration(rng);
   // Links between nodes matter most; a quarter of the faults hits clients too.
@@ -351,7 +351,7 @@ void plan_slow_replica(Plan& plan) {
 const FaultWeights kUsualFaults = {10, 6, 6, 10, 6, 8, 8, 6, 6, 6, 8, 18, 4, 3, 0, 4, 8};
 const FaultWeights kUsualDiskFaults = [] {
   FaultWeights weights = kUsualFaults;
-  weights[static_cast<std::size_t>(FaultKind::kRejoin)] = 0;
+  weights[static_cast<std::size_t>(FaultKind::kRejoin)] = 1;
   weights[static_cast<std::size_t>(FaultKind::kRestart)] = 6;
   weights[static_cast<std::size_t>(FaultKind::kPowerCut)] = 2;
   weights[static_cast<std::size_t>(FaultKind::kDiskDamage)] = 4;

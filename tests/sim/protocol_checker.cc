@@ -59,13 +59,20 @@ void ProtocolChecker::on_transmit(Nanos now, std::uint32_t sender, const Endpoin
   }
   switch (type) {
     case MessageType::kPhase1A:
+      check_epoch(acceptor, header, Ballot{message<consensus::Phase1A>(head).ballot.get()});
       return on_phase1a(now, acceptor, message<consensus::Phase1A>(head));
     case MessageType::kPhase1B:
+      check_epoch(acceptor, header, Ballot{message<consensus::Phase1B>(head).ballot.get()});
       return on_phase1b(acceptor, message<consensus::Phase1B>(head));
     case MessageType::kPhase2A:
+      check_epoch(acceptor, header, Ballot{message<consensus::Phase2A>(head).ballot.get()});
+      check_change(message<consensus::Phase2A>(head));
       on_phase2a(now, acceptor, message<consensus::Phase2A>(head));
       return on_decided(message<consensus::Phase2A>(head).decided);
     case MessageType::kPhase2B:
+      if (message<consensus::Phase2B>(head).count != 0) {
+        check_epoch(acceptor, header, Ballot{message<consensus::Phase2B>(head).ballot.get()});
+      }
       return on_phase2b(acceptor, message<consensus::Phase2B>(head));
     case MessageType::kDecision:
       return on_decided(message<consensus::Decision>(head).decided);
@@ -79,7 +86,9 @@ bool ProtocolChecker::speaks_as_member(std::uint32_t acceptor, const FrameHeader
   const consensus::NodeId sender{header.sender.get()};
   if (sender == id_[acceptor] && sender != consensus::kNoNode) return true;
   // Passed on for another node: seen when that one sent it.
-  if ((header.flags & dataplane::kRelay) != 0 && acceptor_of(sender)) return false;
+  const auto former = former_ids_.find(sender);
+  const bool others = former != former_ids_.end() && former->second != acceptor;
+  if ((header.flags & dataplane::kRelay) != 0 && (acceptor_of(sender) || others)) return false;
   const auto type = static_cast<MessageType>(header.type);
   const bool stranger = id_[acceptor] == consensus::kNoNode;
   if (stranger && sender == consensus::kNoNode) {
@@ -91,7 +100,7 @@ bool ProtocolChecker::speaks_as_member(std::uint32_t acceptor, const FrameHeader
                  ", without an identity, sends a message of type " + std::to_string(header.type));
     return false;
   }
-  if (former_ids_.contains(sender) || acceptor_of(sender) || !stranger) {
+  if (former != former_ids_.end() || acceptor_of(sender) || !stranger) {
     failure_.set("T5: acceptor " + std::to_string(acceptor) +
                  ", started again without its memory, speaks as node " +
                  std::to_string(header.sender));

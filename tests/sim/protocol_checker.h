@@ -6,9 +6,9 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -54,6 +54,8 @@ class ProtocolChecker final : public NetworkObserver {
   /// T5: it was started again without its memory. It must not be heard of under any identity it
   /// had, and without one only ask to be admitted.
   void set_stranger(std::uint32_t acceptor);
+  /// Tells of an acceptor whether it holds all that was decided before its configuration governs.
+  void set_settled(std::function<bool(std::uint32_t)> settled) { settled_ = std::move(settled); }
   /// It was started again with its disk, and is held to all that it said before.
   void set_restarted(std::uint32_t acceptor, const consensus::RecoveredAcceptor& recovered);
   /// Its disk was damaged: of a part of what it accepted it may say that it does not know.
@@ -161,16 +163,22 @@ class ProtocolChecker final : public NetworkObserver {
 
   bool speaks_as_member(std::uint32_t acceptor, const dataplane::FrameHeader& header);
   void begin_identity(std::uint32_t acceptor, consensus::NodeId id);
+  void check_epoch(std::uint32_t acceptor, const dataplane::FrameHeader& header,
+                   consensus::Ballot ballot);
+  void check_change(const consensus::Phase2A& proposal);
   std::optional<std::uint32_t> acceptor_of(consensus::NodeId id) const;
 
   const consensus::Configuration& configuration_;  // of the bootstrap
+  std::function<bool(std::uint32_t)> settled_;
   const bool durable_;
   Failure& failure_;
   Trace& trace_;
   std::vector<int> acceptor_of_end_;
   std::array<consensus::NodeId, consensus::kAcceptorsMax> id_{};  // none: a stranger
-  std::set<consensus::NodeId> former_ids_;
-  std::array<std::string, consensus::kAcceptorsMax> silent_;  // why
+  std::map<consensus::NodeId, std::uint32_t> former_ids_;         // whose they were
+  std::map<consensus::Ballot, std::uint32_t> epoch_of_;           // under which it was first heard
+  std::map<consensus::Ballot, consensus::Instance> change_at_;    // proposed at it
+  std::array<std::string, consensus::kAcceptorsMax> silent_;      // why
   std::array<bool, consensus::kAcceptorsMax> damaged_{};
   std::array<std::uint32_t, consensus::kAcceptorsMax> incarnation_{};
   // The highest ballot of anything said, and what it was at the last start.

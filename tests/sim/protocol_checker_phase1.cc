@@ -14,8 +14,34 @@ using consensus::Value;
 using dataplane::FrameHeader;
 
 void ProtocolChecker::set_stranger(std::uint32_t acceptor) {
-  if (id_[acceptor] != consensus::kNoNode) former_ids_.insert(id_[acceptor]);
+  if (id_[acceptor] != consensus::kNoNode) former_ids_[id_[acceptor]] = acceptor;
   id_[acceptor] = consensus::kNoNode;
+}
+
+/// T5b: a ballot belongs to one configuration, and only who is settled takes part.
+void ProtocolChecker::check_epoch(std::uint32_t acceptor, const FrameHeader& header,
+                                  Ballot ballot) {
+  if (settled_ && !settled_(acceptor)) {
+    failure_.set("T5b: acceptor " + std::to_string(acceptor) + " takes part at " + text(ballot) +
+                 ", before it holds all that was decided under earlier members");
+  }
+  const auto [at, fresh] = epoch_of_.emplace(ballot, header.config_epoch);
+  if (at->second == header.config_epoch) return;
+  failure_.set("T5b: acceptor " + std::to_string(acceptor) + " says something at " + text(ballot) +
+               ", of configuration " + std::to_string(at->second) + ", under configuration " +
+               std::to_string(header.config_epoch));
+}
+
+/// T5b: nothing is proposed past a change of members that is not known decided.
+void ProtocolChecker::check_change(const consensus::Phase2A& proposal) {
+  const Ballot ballot{proposal.ballot.get()};
+  const Instance instance{proposal.instance.get()};
+  const auto change = change_at_.find(ballot);
+  if (change != change_at_.end() && instance > change->second) {
+    failure_.set("T5b: " + text(instance) + " is proposed at " + text(ballot) +
+                 ", past a change of members at " + text(change->second));
+  }
+  if (consensus::from_wire(proposal.value).membership()) change_at_.emplace(ballot, instance);
 }
 
 /// It has said nothing yet. Its votes under the old identity still count where they were cast, but
