@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from namespaces import in_namespace
+from telemetry import show_logs
 
 
 def command(annulus, transport, durability, seed, seconds):
@@ -104,8 +105,14 @@ def main():
         words = [*in_namespace(6), *words, "--namespaces", prefix]
         how = "run"
     with tempfile.TemporaryDirectory(prefix="annulus-") as parent:
-        {"run": run, "interrupted": interrupted, "killed": killed, "planted": planted}[how](
-            words, parent)
+        try:
+            {"run": run, "interrupted": interrupted, "killed": killed, "planted": planted}[how](
+                words, parent)
+        except BaseException:
+            for kept in Path(parent).glob("annulus-chaos-*"):
+                print((kept / "chaos.log").read_text())
+                show_logs(kept)
+            raise
         nothing_left(parent)
     return 0
 

@@ -143,7 +143,7 @@ void Run::wreak(Injector& injector) {
 /// Heals, and demands that everything goes on: nodes, completions, the end of what is outstanding.
 void Run::recover(Injector& injector) {
   injector.heal(clock_.now());
-  const bool well = pass(kHealWithin, [&](Nanos now) {
+  const bool well = pass(kHealWithin + (clock_.now() - report_.begun), [&](Nanos now) {
     injector.tick(now, false, false);
     return injector.all_well() || over();
   });
