@@ -80,11 +80,12 @@ def killed(words, parent):
 
 
 def planted(words, parent):
-    """Somebody else increments a counter: as if an increment had been executed twice."""
+    """Somebody else increments a counter: as if increments had been executed again, and more of
+    them than those of unknown outcome could account for."""
     chaos, port = start(words, parent)
     time.sleep(3)
     for _ in range(20):
-        told = subprocess.run(["redis-cli", "-p", port, "INCR", "c1"], capture_output=True,
+        told = subprocess.run(["redis-cli", "-p", port, "INCRBY", "c1", "100"], capture_output=True,
                               text=True, timeout=30, check=False).stdout.strip()
         if told.isdigit():
             break
