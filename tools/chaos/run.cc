@@ -27,7 +27,7 @@ constexpr Nanos kProgressWithin = 15 * kSecond;
 constexpr Nanos kSettleWithin = 30 * kSecond;
 constexpr Nanos kAgreeWithin = 30 * kSecond;
 /// Of a log, a minute at the default rate; each command is a write of its own when little is sent.
-constexpr double kLogMbPerMinute = 250;
+constexpr double kLogMbPerMinute = 150;
 constexpr std::uint32_t kSmallDiskRoomMb = 24;
 
 class Run {
