@@ -14,6 +14,9 @@ enum class DeliveryKind : std::uint8_t {
   kDecided,  // the next value of the order that concerns this replica (no-ops are not delivered)
   kQuery,    // a client asks for replies it has not got: answer from the session table only
   kDirect,   // client-server mode: execute in order of arrival; `instance` counts them
+  // Of the state (state_exchange.h), and without a value:
+  kCopyState,     // copy it, as of `instance`, before anything that follows
+  kInstallState,  // replace it by the copy, which is as of `instance`
 };
 
 /// Network stage to worker. In order, without gaps among what concerns the replica.

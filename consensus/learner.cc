@@ -162,6 +162,15 @@ void Learner::on_trimmed(const Trimmed& trimmed) {
   trimmed_below_ = std::max(trimmed_below_, below);
 }
 
+void Learner::restart_at(Instance next) {
+  counters_[LearnerCounter::kRestarts].add();
+  next_ = next;
+  for (Slot& place : slots_) {
+    if (place.instance < next || place.instance >= next + slots_.size()) place = Slot{};
+  }
+  schedule(0);
+}
+
 bool Learner::next(Delivery& delivery) {
   while (true) {
     Slot& place = slot(next_);
@@ -337,6 +346,7 @@ const std::array<const char*, static_cast<std::size_t>(consensus::LearnerCounter
         "delivered",      "skipped_noop",     "skipped_partition", "fragments_waited",
         "values_pulled",  "fragments_pulled", "decisions_pulled",  "values_repaired",
         "status_sent",    "back_pressure",    "duplicates",        "drop_beyond_window",
-        "drop_no_memory", "drop_bad_content", "drop_mismatch",     "trimmed"};
+        "drop_no_memory", "drop_bad_content", "drop_mismatch",     "trimmed",
+        "restarts"};
 
 }  // namespace annulus::dataplane

@@ -45,7 +45,8 @@ enum class LearnerCounter : std::uint8_t {
   kDropNoMemory,
   kDropBadContent,
   kDropMismatch,
-  kTrimmed,  // behind the retained log: state transfer is needed
+  kTrimmed,   // behind the retained log: state transfer is needed
+  kRestarts,  // went on elsewhere in the order
   kCount,
 };
 
@@ -70,6 +71,10 @@ class Learner {
   bool next(Delivery& delivery);
   void count_back_pressure() { counters_[LearnerCounter::kBackPressure].add(); }
 
+  /// Forgets what it has not delivered below `next`, and goes on from there: the state as of the
+  /// instance before is to be had elsewhere. May go back.
+  void restart_at(Instance next);
+
   /// Reports credit and, once all that has arrived was `heard`, asks for what is missing: what
   /// still waits to be read is not lost. Once per burst.
   void tick(Nanos now, Effects& effects, bool heard = true);
@@ -79,6 +84,8 @@ class Learner {
   Instance delivered_below() const { return next_; }
   /// Instances below are decided, as far as this learner heard.
   Instance decided_below() const { return decided_below_; }
+  /// The acceptors hold nothing below, as far as they said so.
+  Instance trimmed_below() const { return trimmed_below_; }
   /// The highest ballot whose decisions were heard; names the coordinator.
   Ballot ballot() const { return decided_.ballot; }
   /// The acceptors no longer hold what comes next here.

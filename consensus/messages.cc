@@ -102,6 +102,25 @@ bool valid_change(const ChangeRequest& m) {
   return m.operation != 0 && m.verb >= 1 && m.verb <= 3 && valid_kind(m.kind) && m.reserved == 0;
 }
 
+bool valid_manifest(const StateManifest& m) {
+  if (m.reserved != decltype(m.reserved){}) return false;
+  const auto offer = static_cast<StateOffer>(m.offer);
+  if (offer == StateOffer::kWait || offer == StateOffer::kNone) {
+    return m.image == 0 && m.instance == 0 && m.bytes == 0 && m.hash == 0 && m.segments == 0 &&
+           m.chunk_bytes == 0;
+  }
+  return offer == StateOffer::kHere && m.image != 0 && m.bytes != 0 && m.segments != 0 &&
+         m.chunk_bytes != 0 && m.chunk_bytes <= kStateChunkBytesMax &&
+         (m.bytes - 1) / m.chunk_bytes < ~std::uint32_t{0};
+}
+
+bool valid_state_pull(const Frame& frame) {
+  if (frame.message.size() < sizeof(StatePull) || frame.payload) return false;
+  const auto& m = message<StatePull>(frame);
+  return m.image != 0 && m.reserved == 0 && m.count != 0 && m.count <= kStatePullEntriesMax &&
+         exact_list<StatePull, u32le>(frame, m.count);
+}
+
 template <typename M>
 bool bare(const Frame& frame) {
   return frame.message.size() == sizeof(M) && !frame.payload;
@@ -111,10 +130,11 @@ bool bare(const Frame& frame) {
 
 const char* to_string(MessageType type) {
   static constexpr const char* kNames[] = {
-      "none",     "submit",          "submit_ack",     "phase1a", "phase1b",
-      "phase2a",  "phase2b",         "decision",       "reject",  "pull",
-      "value",    "trimmed",         "learner_status", "reply",   "query",
-      "pre_vote", "pre_vote_answer", "configuration",  "join",    "change"};
+      "none",      "submit",          "submit_ack",     "phase1a",    "phase1b",
+      "phase2a",   "phase2b",         "decision",       "reject",     "pull",
+      "value",     "trimmed",         "learner_status", "reply",      "query",
+      "pre_vote",  "pre_vote_answer", "configuration",  "join",       "change",
+      "state_ask", "state_manifest",  "state_pull",     "state_chunk"};
   static_assert(std::size(kNames) == kMessageTypeLast + 1);
   const auto index = static_cast<std::size_t>(type);
   return index <= kMessageTypeLast ? kNames[index] : "unknown";
@@ -185,6 +205,17 @@ bool validate(const Frame& frame, std::uint32_t value_bytes_max) {
       return bare<Join>(frame) && valid_join(message<Join>(frame));
     case MessageType::kChange:
       return bare<ChangeRequest>(frame) && valid_change(message<ChangeRequest>(frame));
+    case MessageType::kStateAsk:
+      return bare<StateAsk>(frame);
+    case MessageType::kStateManifest:
+      return bare<StateManifest>(frame) && valid_manifest(message<StateManifest>(frame));
+    case MessageType::kStatePull:
+      return valid_state_pull(frame);
+    case MessageType::kStateChunk: {
+      if (bytes != sizeof(StateChunk)) return false;
+      const auto& m = message<StateChunk>(frame);
+      return m.image != 0 && m.bytes != 0 && m.bytes <= kStateChunkBytesMax && m.bytes == payload;
+    }
   }
   return false;
 }

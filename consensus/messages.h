@@ -22,6 +22,9 @@
 // (Pull kDecision).
 //
 // Values longer than a frame travel as fragments: each a frame that stands alone.
+//
+// Behind the log. A replica whose next value the acceptors have given up (Trimmed) takes over the
+// state of another one, in pieces that it asks for by number (StateAsk to StateChunk).
 #pragma once
 
 #include <array>
@@ -60,8 +63,12 @@ enum class MessageType : std::uint8_t {
   kConfiguration = 17,  // anyone -> anyone of an older epoch: the members (membership.h)
   kJoin = 18,           // a node without identity -> acceptors: admit me
   kChange = 19,         // acceptor -> coordinator: what an operator asks for
+  kStateAsk = 20,       // replica -> replica: have you a copy of your state to give?
+  kStateManifest = 21,  // and back: what there is
+  kStatePull = 22,      // replica -> replica: pieces of the copy, by number
+  kStateChunk = 23,     // and back: one piece
 };
-constexpr std::uint8_t kMessageTypeLast = 19;
+constexpr std::uint8_t kMessageTypeLast = 23;
 const char* to_string(MessageType type);
 
 constexpr std::uint32_t kAcceptorsMax = 15;
@@ -265,6 +272,39 @@ struct Query {
   WireFragment fragment;
 };
 
+/// State transfer: see state_receiver.h and state_source.h. A replica that cannot go on asks for a
+/// state as of `from` or later.
+struct StateAsk {
+  u64le from;
+};
+enum class StateOffer : std::uint8_t {
+  kHere = 1,  // the rest of the manifest says what
+  kWait = 2,  // ask again soon: it is being made, or may not be made yet
+  kNone = 3,  // the answerer lacks its own state
+};
+struct StateManifest {
+  u64le image;  // names the copy; never used twice
+  u64le instance;
+  u64le bytes;
+  u64le hash;  // of all its segments; see statemachine/state_image.h
+  u32le segments;
+  u32le chunk_bytes;  // of all pieces but the last
+  std::uint8_t offer;
+  std::array<std::uint8_t, 7> reserved;
+};
+struct StatePull {
+  u64le image;
+  u32le count;
+  u32le reserved;
+  // u32le[count]: numbers of pieces
+};
+struct StateChunk {
+  u64le image;
+  u32le index;
+  u32le bytes;
+};
+constexpr std::uint32_t kStateChunkBytesMax = 65'536;
+
 /// How many bytes of message may precede a list, and how many entries then fit into one frame.
 template <typename Head, typename Entry>
 constexpr std::uint32_t entries_max() {
@@ -277,13 +317,15 @@ static_assert(sizeof(Phase2B) + kPhase2BEntriesMax * sizeof(Phase2BEntry) +
                   kLearnersMax * sizeof(LearnerCredit) <=
               dataplane::kMessageBytesMax);
 constexpr std::uint32_t kPullEntriesMax = entries_max<Pull, PullEntry>();
+constexpr std::uint32_t kStatePullEntriesMax = entries_max<StatePull, u32le>();
 
 /// The widest message in front of a value's fragment; sets how much of a frame payload may fill.
 constexpr std::uint32_t kFragmentMessageBytesMax = sizeof(ValueMessage);
 static_assert(sizeof(Phase2A) <= kFragmentMessageBytesMax &&
               sizeof(Submit) <= kFragmentMessageBytesMax &&
               sizeof(Query) <= kFragmentMessageBytesMax &&
-              sizeof(Reply) <= kFragmentMessageBytesMax);
+              sizeof(Reply) <= kFragmentMessageBytesMax &&
+              sizeof(StateChunk) <= kFragmentMessageBytesMax);
 
 /// Payload bytes of a full fragment on a transport whose frames hold `frame_bytes_max`.
 constexpr std::uint32_t fragment_bytes(std::uint32_t frame_bytes_max) {

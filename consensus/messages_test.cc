@@ -73,6 +73,15 @@ class MessagesTest : public testing::Test {
                                              .kind = JoinKind::kReplica,
                                              .member = learner_id(0),
                                              .comes = {}}));
+    add(MessageType::kStateAsk, StateAsk{7ull});
+    add(MessageType::kStateManifest, manifest());
+    add(frames_.list(learner_id(0), MessageType::kStatePull, StatePull{3ull, 2u, 0u},
+                     std::vector<u32le>{4u, 5u}));
+    add(MessageType::kStateChunk, StateChunk{3ull, 4u, 100u}, content.bytes.part(0, 100));
+  }
+  static StateManifest manifest() {
+    return {3ull, 7ull, 5'000ull, 9ull, 2u, 1'000u, static_cast<std::uint8_t>(StateOffer::kHere),
+            {}};
   }
   struct WireReplyMaker {
     explicit WireReplyMaker(const Content& content)
@@ -122,6 +131,20 @@ class MessagesTest : public testing::Test {
         ASSERT_EQ(bytes, sizeof m + m.count * sizeof(PullEntry));
         break;
       }
+      case MessageType::kStateManifest: {
+        const auto& m = message<StateManifest>(frame);
+        if (static_cast<StateOffer>(m.offer) != StateOffer::kHere) break;
+        ASSERT_GT(m.bytes, 0u);
+        ASSERT_LE(m.chunk_bytes, kStateChunkBytesMax);
+        ASSERT_LT((m.bytes - 1) / m.chunk_bytes, ~std::uint32_t{0});
+        break;
+      }
+      case MessageType::kStatePull:
+        ASSERT_EQ(bytes, sizeof(StatePull) + message<StatePull>(frame).count * sizeof(u32le));
+        break;
+      case MessageType::kStateChunk:
+        ASSERT_EQ(message<StateChunk>(frame).bytes, frame.payload.size());
+        break;
       case MessageType::kPhase2A: {
         const auto& m = message<Phase2A>(frame);
         const Route route(m.route);
@@ -243,6 +266,24 @@ TEST_F(MessagesTest, RouteThatNamesSomebodyTwiceNobodyOrAfterItsEndIsRefused) {
   EXPECT_FALSE(with({1, 1, 0}));
   EXPECT_FALSE(with({1, kRouteEnd, 0}));
   EXPECT_FALSE(with({kAcceptorsMax, 0}));
+}
+
+TEST_F(MessagesTest, ManifestThatOffersNothingSaysNothingElse) {
+  const auto accepted = [](const StateManifest& m) {
+    return valid(static_cast<std::uint8_t>(MessageType::kStateManifest),
+                 {reinterpret_cast<const char*>(&m), sizeof m}, {});
+  };
+  StateManifest m = manifest();
+  EXPECT_TRUE(accepted(m));
+  m.offer = static_cast<std::uint8_t>(StateOffer::kWait);
+  EXPECT_FALSE(accepted(m));
+  m = StateManifest{};
+  m.offer = static_cast<std::uint8_t>(StateOffer::kNone);
+  EXPECT_TRUE(accepted(m));
+  m = manifest();
+  m.chunk_bytes = 1u;
+  m.bytes = std::uint64_t{1} << 33;  // more pieces than have numbers
+  EXPECT_FALSE(accepted(m));
 }
 
 TEST_F(MessagesTest, CutsOfEveryLengthAddUp) {

@@ -317,7 +317,8 @@ LearnerNode::LearnerNode(const LearnerNodeOptions& options, const Configuration&
       port_(transport, options.identity, configuration_, options.value_bytes_max),
       learner_(configuration_, self_, options.learner, pool_),
       direct_(options.submit, pool_),
-      rings_(rings) {}
+      rings_(rings),
+      transfer_(make_transfer()) {}
 
 dataplane::PollResult LearnerNode::poll(Nanos now, std::uint32_t budget) {
   std::uint32_t work = send_replies(now, budget);
@@ -331,14 +332,17 @@ dataplane::PollResult LearnerNode::poll(Nanos now, std::uint32_t budget) {
     drained = burst.size() < Port::kBurst;  // that was all
   }
   work += deliver(now);
+  Nanos deadline = kNever;
   if (options_.client_server) {
     direct_.flush(make_ballot(0, options_.identity.node), now, effects_);
   } else {
     const Upkeep upkeep(now >= learner_.deadline(), counters_);
-    learner_.tick(now, effects_, backlog_.heard(drained));
+    const bool heard = backlog_.heard(drained);
+    learner_.tick(now, effects_, heard);
+    deadline = std::min(learner_.deadline(), tick_transfer(now, heard));
   }
   port_.send(now, effects_);
-  return {work, options_.client_server ? kNever : learner_.deadline()};
+  return {work, deadline};
 }
 
 void LearnerNode::handle(const Received& in, Nanos now) {
@@ -370,7 +374,7 @@ void LearnerNode::handle(const Received& in, Nanos now) {
       on_query(in, now);
       break;
     default:
-      counters_[NodeCounter::kDropNotForUs].add();
+      if (!on_state_message(in, now)) counters_[NodeCounter::kDropNotForUs].add();
   }
 }
 
@@ -410,31 +414,6 @@ void LearnerNode::send_proposals(Nanos now) {
   rings_.proposals.pop();
 }
 
-std::uint32_t LearnerNode::deliver(Nanos) {
-  if (!options_.client_server && !learner_.next_chosen()) return 0;
-  std::uint32_t delivered = 0;
-  const std::uint32_t room = rings_.deliveries.room();
-  Delivery delivery;
-  while (delivered < room) {
-    if (options_.client_server) {
-      const SubmitStreams::Ready* ready = direct_.front();
-      if (ready == nullptr) return delivered;
-      delivery = {DeliveryKind::kDirect, direct_next_, ready->value, ready->bytes, ready->received};
-      ++direct_next_;
-      direct_.pop();
-    } else if (!learner_.next(delivery)) {
-      return delivered;
-    } else if (delivery.value.membership()) {
-      adopt(decode(delivery.bytes.bytes(), configuration_));
-      continue;
-    }
-    CHECK(rings_.deliveries.push(std::move(delivery)));
-    ++delivered;
-  }
-  learner_.count_back_pressure();
-  return delivered;
-}
-
 void LearnerNode::adopt(const Configuration& next) {
   if (next.epoch <= configuration_.epoch) return;
   counters_[NodeCounter::kConfigurations].add();
@@ -443,6 +422,10 @@ void LearnerNode::adopt(const Configuration& next) {
 
 void LearnerNode::on_query(const Received& in, Nanos now) {
   counters_[NodeCounter::kQueriesReceived].add();
+  if (transfer_ != nullptr && transfer_->receiver.lacks_state()) {
+    counters_[NodeCounter::kDropQueryWithoutState].add();
+    return;
+  }
   const auto& m = message<Query>(in.frame);
   const Value value = from_wire(m.value);
   PendingQuery* place = &queries_[0];
@@ -471,6 +454,7 @@ void LearnerNode::add_counters(dataplane::Registry& registry, const std::string&
   } else {
     registry.add(node, "learner", learner_.counters());
   }
+  add_transfer_counters(registry, node);
   registry.add(node, "port", port_.counters());
   registry.add(node, "transport", port_.transport().counters());
   registry.add(node, "node", counters_);
@@ -479,7 +463,7 @@ void LearnerNode::add_counters(dataplane::Registry& registry, const std::string&
 std::string LearnerNode::memory_plan(const LearnerNodeOptions& options) {
   return plan_line("assembly buffers (2 x window + 4 x submit window + 16 queries)",
                    learner_assemblies(options), options.value_bytes_max) +
-         plan_line("effects", Effects::kCapacity, sizeof(Outgoing));
+         plan_line("effects", Effects::kCapacity, sizeof(Outgoing)) + transfer_memory_plan(options);
 }
 
 }  // namespace annulus::consensus
@@ -489,10 +473,11 @@ namespace annulus::dataplane {
 template <>
 const std::array<const char*, static_cast<std::size_t>(consensus::NodeCounter::kCount)>
     CounterNames<consensus::NodeCounter>::names = {
-        "redirects",        "drop_no_coordinator",  "drop_not_for_us", "drop_unknown_peer",
-        "drop_no_member",   "drop_other_epoch",     "drop_unsettled",  "configurations",
-        "joins_asked",      "joins_seen",           "changes_refused", "replies_sent",
-        "queries_received", "drop_query_no_memory", "proposals_sent",  "drop_proposal",
-        "upkeep_cycles"};
+        "redirects",         "drop_no_coordinator",      "drop_not_for_us",
+        "drop_unknown_peer", "drop_no_member",           "drop_other_epoch",
+        "drop_unsettled",    "configurations",           "joins_asked",
+        "joins_seen",        "changes_refused",          "replies_sent",
+        "queries_received",  "drop_query_no_memory",     "proposals_sent",
+        "drop_proposal",     "drop_query_without_state", "upkeep_cycles"};
 
 }  // namespace annulus::dataplane

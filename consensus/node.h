@@ -16,6 +16,8 @@
 #include "consensus/learner.h"
 #include "consensus/membership.h"
 #include "consensus/port.h"
+#include "consensus/state_receiver.h"
+#include "consensus/state_source.h"
 #include "dataplane/clock.h"
 #include "dataplane/spsc_ring.h"
 #include "dataplane/stage.h"
@@ -38,7 +40,8 @@ enum class NodeCounter : std::uint8_t {
   kQueriesReceived,
   kDropQueryNoMemory,
   kProposalsSent,
-  kDropProposal,  // no coordinator is known to send it to
+  kDropProposal,           // no coordinator is known to send it to
+  kDropQueryWithoutState,  // the replica is fetching its state
   kUpkeepCycles,  // of elections, heartbeats and repair: timers, and messages that serve these
   kCount,
 };
@@ -206,6 +209,8 @@ struct LearnerNodeOptions {
   SubmitOptions submit;  // client-server mode only
   /// No replication: values come straight from clients and are executed as they arrive.
   bool client_server = false;
+  StateSourceOptions source;
+  StateReceiverOptions receiver;
 };
 
 class LearnerNode final : public dataplane::Stage {
@@ -215,6 +220,7 @@ class LearnerNode final : public dataplane::Stage {
     dataplane::SpscRing<Delivery>& deliveries;
     dataplane::SpscRing<ReplyFrame>& replies;
     dataplane::SpscRing<Proposal>& proposals;
+    StateExchange* state = nullptr;  // null: state is neither given nor taken
   };
   LearnerNode(const LearnerNodeOptions& options, const Configuration& configuration,
               dataplane::Transport& transport, const Rings& rings);
@@ -224,6 +230,8 @@ class LearnerNode final : public dataplane::Stage {
   int wait_descriptor() const override { return port_.transport().wait_descriptor(); }
 
   const Learner& learner() const { return learner_; }
+  /// All that it has learned is with the worker, or on its way there.
+  bool current() const { return transfer_ == nullptr || transfer_->receiver.current(); }
   void add_counters(dataplane::Registry& registry, const std::string& node);
   static std::string memory_plan(const LearnerNodeOptions& options);
 
@@ -233,6 +241,10 @@ class LearnerNode final : public dataplane::Stage {
     std::uint64_t used = 0;  // turn of last use; the longest unused one is given up first
   };
   static constexpr std::uint32_t kQueriesMax = 16;
+  struct Transfer {
+    StateSource source;
+    StateReceiver receiver;
+  };
 
   void handle(const Received& in, Nanos now);
   void on_query(const Received& in, Nanos now);
@@ -240,6 +252,15 @@ class LearnerNode final : public dataplane::Stage {
   void send_proposals(Nanos now);
   std::uint32_t deliver(Nanos now);
   void adopt(const Configuration& next);
+  bool adopted(const Delivery& delivery);
+  std::uint32_t deliver_directly(std::uint32_t room);
+  bool on_state_message(const Received& in, Nanos now);
+  std::unique_ptr<Transfer> make_transfer();
+  Nanos tick_transfer(Nanos now, bool heard);
+  void add_transfer_counters(dataplane::Registry& registry, const std::string& node);
+  static std::string transfer_memory_plan(const LearnerNodeOptions& options);
+  std::uint32_t ask_worker(Nanos now);
+  std::uint32_t keep_learned();
 
   const LearnerNodeOptions options_;
   Configuration configuration_;
@@ -254,6 +275,7 @@ class LearnerNode final : public dataplane::Stage {
   std::array<PendingQuery, kQueriesMax> queries_;
   std::uint64_t query_turn_ = 0;
   const Rings rings_;
+  std::unique_ptr<Transfer> transfer_;  // null without an exchange
   Effects effects_;
   dataplane::Counters<NodeCounter> counters_;
 };

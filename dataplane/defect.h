@@ -54,6 +54,10 @@ enum class Defect : std::uint8_t {
   kLaterWriteVouches,          // a write that is done stands for those begun before it
   kDiskErrorIgnored,           // an acceptor whose write failed goes on
   kDamageDenied,               // a promise does not tell what a damaged log may have lost
+  kSessionsNotCopied,          // T9: state transfer leaves the session table behind
+  kImageTorn,                  // T13: execution goes on while the state is copied
+  kImageOffByOne,              // a copy is taken to contain the instance after its own
+  kHalfImageInstalled,         // a copy is installed before all of it came, its hash unchecked
   kCount,
 };
 
@@ -101,6 +105,10 @@ constexpr std::array<const char*, static_cast<std::size_t>(Defect::kCount)> kDef
     "later-write-vouches",
     "disk-error-ignored",
     "damage-denied",
+    "sessions-not-copied",
+    "image-torn",
+    "image-off-by-one",
+    "half-image-installed",
 };
 
 #ifdef ANNULUS_SIMULATION

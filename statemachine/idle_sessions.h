@@ -34,6 +34,8 @@ class IdleSessions {
       proposal_.reset();
     }
   }
+  /// The state was replaced: whether one's own proposal was decided will not be heard.
+  void forget_proposal() { proposal_.reset(); }
   std::uint64_t proposals() const { return proposals_; }
 
  private:

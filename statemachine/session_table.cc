@@ -31,6 +31,11 @@ SessionTable::SessionTable(const SessionTableOptions& options)
       touched_(options.sessions_max) {
   CHECK(options.sessions_max > 0 && options.sessions_max <= kSessionSlotsMax);
   touched_list_.reserve(options.sessions_max);
+  reset();
+}
+
+void SessionTable::reset() {
+  store_.clear();
   reset_index();
   root_ = *store_.create(kSessionRootClass);
   store_.header(root_).used_bytes = sizeof(SegmentHeader) + sizeof(SessionRoot);

@@ -90,6 +90,9 @@ class SessionTable {
   bool expire(std::uint64_t session, consensus::Instance last_activity);
   bool keep_alive(std::uint64_t session, consensus::Instance instance);
 
+  /// As if nothing had ever been opened.
+  void reset();
+
   /// Ends a value: brings the hashes of the sessions it touched up to date.
   void end_batch();
 

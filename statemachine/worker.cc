@@ -48,6 +48,11 @@ Worker::Worker(const WorkerOptions& options, std::vector<Service*> services, con
 
 dataplane::PollResult Worker::poll(Nanos now, std::uint32_t budget) {
   std::uint32_t work = 0;
+  if (copier_ != nullptr || installer_ != nullptr) {
+    writer_.flush();
+    work_on_state();
+    if (busy_with_state()) return {1, now};
+  }
   answer_state_hashes();
   const std::uint64_t enough = counters_[WorkerCounter::kCommands].get() + kCommandsPerTurn;
   while (work < budget && counters_[WorkerCounter::kCommands].get() < enough) {
@@ -62,6 +67,7 @@ dataplane::PollResult Worker::poll(Nanos now, std::uint32_t budget) {
     if (!take(*delivery, now)) break;
     rings_.deliveries.pop();
     ++work;
+    if (busy_with_state()) return {work, now};
   }
   writer_.flush();
   const Nanos deadline = idle_.poll(now);
@@ -74,6 +80,10 @@ bool Worker::take(consensus::Delivery& delivery, Nanos now) {
     std::uint32_t count = 0;
     counters_[WorkerCounter::kQueries].add();
     if (open_value(delivery, count)) answer_query(delivery, count);
+    return true;
+  }
+  if (delivery.kind == DeliveryKind::kCopyState || delivery.kind == DeliveryKind::kInstallState) {
+    begin_state(delivery);
     return true;
   }
   Instance asked;
@@ -263,7 +273,8 @@ void Worker::answer_state_hashes() {
   Instance at;
   if (!hash_exchange_.pending(at)) return;
   consensus::Delivery* next = rings_.deliveries.front();
-  const bool past = next != nullptr && next->kind != DeliveryKind::kQuery && next->instance > at;
+  const bool past = next != nullptr && next->kind != DeliveryKind::kQuery &&
+                    next->kind != DeliveryKind::kInstallState && next->instance > at;
   if (executed() < at && !past) return;
   counters_[WorkerCounter::kStateHashes].add();
   hash_exchange_.answer(compute_hashes());
@@ -346,6 +357,9 @@ const std::array<const char*, static_cast<std::size_t>(statemachine::WorkerCount
                                                         "queries_resent",
                                                         "queries_answered",
                                                         "queries_unanswered",
-                                                        "state_hashes"};
+                                                        "state_hashes",
+                                                        "states_copied",
+                                                        "states_installed",
+                                                        "states_refused"};
 
 }  // namespace annulus::dataplane

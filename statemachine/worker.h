@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "consensus/delivery.h"
+#include "consensus/state_exchange.h"
 #include "dataplane/counters.h"
 #include "dataplane/spsc_ring.h"
 #include "dataplane/stage.h"
@@ -19,6 +20,7 @@
 #include "statemachine/service.h"
 #include "statemachine/session_table.h"
 #include "statemachine/state_hash.h"
+#include "statemachine/state_image.h"
 
 namespace annulus::statemachine {
 
@@ -33,6 +35,8 @@ struct WorkerOptions {
   /// that one comes first.
   Nanos session_idle = 60 * kSecond;
   std::uint32_t recent_values = 4'096;  // whose ids are remembered; a power of two
+  /// Of its state, copied or installed in one turn: about a millisecond's worth.
+  std::uint64_t state_bytes_per_turn = 2u << 20;
 };
 
 enum class WorkerCounter : std::uint8_t {
@@ -62,6 +66,9 @@ enum class WorkerCounter : std::uint8_t {
   kQueriesAnswered,    // answered from the session table
   kQueriesUnanswered,  // nothing known
   kStateHashes,
+  kStatesCopied,
+  kStatesInstalled,
+  kStatesRefused,
   kCount,
 };
 
@@ -71,6 +78,7 @@ class Worker final : public dataplane::Stage {
     dataplane::SpscRing<consensus::Delivery>& deliveries;
     dataplane::SpscRing<consensus::ReplyFrame>& replies;
     dataplane::SpscRing<consensus::Proposal>& proposals;
+    consensus::StateExchange* state = nullptr;  // null: no state is copied or installed
   };
 
   /// `services` by their id in the cluster's config; ids not in use are null. Index 0 is the
@@ -90,6 +98,11 @@ class Worker final : public dataplane::Stage {
   /// Any thread: the last instance executed.
   consensus::Instance executed() const {
     return consensus::Instance{executed_.load(std::memory_order_acquire)};
+  }
+
+  /// Any thread: as of which instance a peer's state was installed last; 0: never.
+  consensus::Instance installed() const {
+    return consensus::Instance{installed_.load(std::memory_order_acquire)};
   }
 
   SessionTable& sessions() { return sessions_; }
@@ -114,6 +127,12 @@ class Worker final : public dataplane::Stage {
     bool replying = false;
   };
 
+  bool busy_with_state() const {
+    return (copier_ != nullptr && !DEFECT(kImageTorn)) || installer_ != nullptr;
+  }
+  void begin_state(const consensus::Delivery& delivery);
+  void work_on_state();
+  void end_install(StateInstaller::Outcome outcome);
   bool take(consensus::Delivery& delivery, Nanos now);
   bool open_value(const consensus::Delivery& delivery, std::uint32_t& count);
   void execute_value(const consensus::Delivery& delivery, std::uint32_t count, Nanos now);
@@ -156,6 +175,9 @@ class Worker final : public dataplane::Stage {
   RecentValues recent_;
   IdleSessions idle_;
   StateHashExchange hash_exchange_;
+  // What is being done with the state, if anything: nothing is executed meanwhile.
+  std::unique_ptr<StateCopier> copier_;
+  std::unique_ptr<StateInstaller> installer_;
   std::vector<ContentHash> class_hashes_;  // of one service at a time
 
   Current current_;
@@ -171,7 +193,8 @@ class Worker final : public dataplane::Stage {
   Footprint footprint_;
   u64le opened_id_{};
 
-  std::atomic<std::uint64_t> executed_{0};  // release after each value; pairs with executed()
+  std::atomic<std::uint64_t> executed_{0};   // release after each value; pairs with executed()
+  std::atomic<std::uint64_t> installed_{0};  // release, before the executed_ that it sets
   dataplane::Counters<WorkerCounter> counters_;
   dataplane::Histogram executed_ns_;  // first frame received to executed
 };

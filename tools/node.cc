@@ -77,6 +77,8 @@ LearnerNodeOptions learner_options(const ClusterConfig& cluster, const NodeConfi
   options.learner.window = learner_window(cluster.limits);
   options.learner.partitions = node.partitions;
   options.client_server = cluster.mode == Mode::kClientServer;
+  options.source.chunk_bytes = consensus::fragment_bytes(frame_bytes(cluster));
+  options.receiver.value_bytes_max = cluster.limits.value_bytes;
   return options;
 }
 
@@ -156,18 +158,46 @@ Result<std::unique_ptr<Node>> make_acceptor(const NodeSetup& setup) {
   return std::unique_ptr<Node>(std::make_unique<AcceptorHost>(setup, std::move(log)));
 }
 
+/// What all segments of the services can hold.
+std::uint64_t services_bytes(const Services& services) {
+  std::uint64_t bytes = 0;
+  for (const auto& service : services) {
+    if (service == nullptr) continue;
+    const statemachine::SegmentStore& store = service->segments();
+    bytes += statemachine::state_bytes_max(store.segment_bytes(), store.count_max());
+  }
+  return bytes;
+}
+
+/// Of a copy of the state: all of it.
+std::uint64_t copy_bytes(const ClusterConfig& cluster, std::uint64_t services) {
+  const statemachine::SessionTableOptions sessions = worker_options(cluster, {}).sessions;
+  return services + statemachine::state_bytes_max(sessions.segment_bytes, sessions.segments_max);
+}
+
+/// Of the values that wait for such a copy: as many bytes as the services' state has, for values
+/// and copy come over one network and at best at one pace; and what comes in a tenth of a second,
+/// in which a small state is asked for and copied.
+std::uint64_t value_log_bytes(const ClusterConfig& cluster, std::uint64_t services) {
+  const std::uint64_t least =
+      std::max(std::uint64_t{64} << 20, 16 * consensus::ValueLog::cost(cluster.limits.value_bytes));
+  return (std::max(services, least) + 63) / 64 * 64;
+}
+
 class ReplicaHost final : public Node {
  public:
   ReplicaHost(const NodeSetup& setup, Services services)
       : Node(setup.node.name),
         services_(std::move(services)),
+        state_(copy_bytes(setup.cluster, services_bytes(services_))),
         deliveries_(learner_window(setup.cluster.limits)),
         replies_(kReplyRing),
         proposals_(kProposalRing),
         epoch_(random_epoch()),
         learner_(learner(setup), setup.ring, setup.transport,
-                 LearnerNode::Rings{deliveries_, replies_, proposals_}),
-        worker_(worker(setup), borrowed(), Worker::Rings{deliveries_, replies_, proposals_}) {}
+                 LearnerNode::Rings{deliveries_, replies_, proposals_, &state_}),
+        worker_(worker(setup), borrowed(),
+                Worker::Rings{deliveries_, replies_, proposals_, &state_}) {}
   std::vector<Stage*> stages() override { return {&learner_, &worker_}; }
   Worker* worker() override { return &worker_; }
   void add_counters(dataplane::Registry& registry) override {
@@ -185,6 +215,9 @@ class ReplicaHost final : public Node {
   LearnerNodeOptions learner(const NodeSetup& setup) const {
     LearnerNodeOptions options = learner_options(setup.cluster, setup.node);
     options.identity.epoch = epoch_;
+    options.source.chunk_bytes = consensus::fragment_bytes(setup.transport.frame_bytes_max());
+    options.source.first_image = (epoch_ >> 16) + 1;
+    options.receiver.log_bytes = value_log_bytes(setup.cluster, services_bytes(services_));
     return options;
   }
   WorkerOptions worker(const NodeSetup& setup) const {
@@ -200,6 +233,7 @@ class ReplicaHost final : public Node {
   }
 
   Services services_;
+  consensus::StateExchange state_;
   dataplane::SpscRing<consensus::Delivery> deliveries_;
   dataplane::SpscRing<consensus::ReplyFrame> replies_;
   dataplane::SpscRing<consensus::Proposal> proposals_;
@@ -292,6 +326,22 @@ Result<std::unique_ptr<Node>> make_node(const NodeSetup& setup, const ServiceFac
   __builtin_unreachable();
 }
 
+namespace {
+
+std::string replica_memory_plan(const ClusterConfig& cluster, const NodeConfig& node) {
+  std::uint64_t services = 0;
+  for (const ServiceConfig& service : cluster.services) {
+    services += std::uint64_t{service.memory_mb} << 20;
+  }
+  LearnerNodeOptions learner = learner_options(cluster, node);
+  learner.receiver.log_bytes = value_log_bytes(cluster, services);
+  return LearnerNode::memory_plan(learner) + Worker::memory_plan(worker_options(cluster, node)) +
+         std::to_string(copy_bytes(cluster, services)) +
+         " bytes: a copy of the state, given or fetched (touched only then, and given back)\n";
+}
+
+}  // namespace
+
 std::string memory_plan(const ClusterConfig& cluster, const NodeConfig& node) {
   std::string text;
   switch (node.kind) {
@@ -300,8 +350,7 @@ std::string memory_plan(const ClusterConfig& cluster, const NodeConfig& node) {
       if (cluster.durability == Durability::kDisk) text += log_memory_plan(cluster, node);
       return text;
     case NodeKind::kReplica:
-      text = LearnerNode::memory_plan(learner_options(cluster, node)) +
-             Worker::memory_plan(worker_options(cluster, node));
+      text = replica_memory_plan(cluster, node);
       for (const ServiceConfig& service : cluster.services) {
         text += std::to_string(std::uint64_t{service.memory_mb} << 20) + " bytes: segments of '" +
                 service.name + "', touched as it fills\n";
@@ -356,6 +405,10 @@ void Cores::add_counters(dataplane::Registry& registry) {
                     [cpu = core.cpu] { return std::uint64_t{cpu}; }});
     }
   }
+}
+
+void Cores::remove_counters(dataplane::Registry& registry) {
+  for (const Core& core : cores_) registry.remove("cpu" + std::to_string(core.cpu));
 }
 
 void Cores::start() {

@@ -87,6 +87,7 @@ class Cores {
   /// The plan, a line a core.
   const std::string& text() const { return text_; }
   void add_counters(dataplane::Registry& registry);
+  void remove_counters(dataplane::Registry& registry);
   void start();
   /// Waits until every loop has ended its turn. The stages may then be destroyed.
   void stop();

@@ -64,6 +64,11 @@ void read_as_a_role_would(const Frame& frame) {
     }
     case MessageType::kPull:
       return read_entries<PullEntry>(frame, message<Pull>(frame), message<Pull>(frame).count);
+    case MessageType::kStatePull:
+      return read_entries<u32le>(frame, message<StatePull>(frame), message<StatePull>(frame).count);
+    case MessageType::kStateChunk:
+      CHECK(frame.payload.size() == message<StateChunk>(frame).bytes);
+      return;
     case MessageType::kPhase2A: {
       const Fragment fragment = from_wire(message<Phase2A>(frame).fragment);
       const Value value = from_wire(message<Phase2A>(frame).value);

@@ -12,6 +12,10 @@ namespace {
 constexpr std::uint64_t kFingerprint = 0xf1;
 constexpr std::uint32_t kClients = 4;
 constexpr Endpoint kGroup{0xe0000001, 7'000};
+/// Few values, so that a replica that fetches its state slows the others, or begins anew.
+constexpr std::uint64_t kValueLogBytes = 256 * 1'024;
+/// Sessions and both services at their limits.
+constexpr std::uint64_t kStateBytesMax = 600u << 20;
 
 Endpoint endpoint_of(std::uint32_t kind, std::uint32_t index) {
   return {0x0a000000 + (kind << 8) + index + 1, 7'000};
@@ -98,9 +102,26 @@ ClusterPlan draw_plan(Rng& rng) {
   if (rng.coin()) plan.base.reorder_ppm = static_cast<std::uint32_t>(rng.below(30'000));
   if (rng.coin()) plan.base.flip_ppm = static_cast<std::uint32_t>(rng.below(2'000));
   plan.retain = pick(rng, {consensus::kUndecidedMax, 4'096u});
-  // From a copy: nothing else that a seed decides shifts.
+  // From copies: nothing else that a seed decides shifts.
   draw_disks(Rng(Rng(rng).next() ^ 0xd15c), plan);
+  Rng third(Rng(rng).next() ^ 0x57a7e);
+  if (!plan.partitioned() && !plan.durable && third.chance(400'000)) {
+    plan.learners.push_back(consensus::kAllPartitions);
+  }
   return plan;
+}
+
+void DeliveryTap::note_installed() {
+  if (worker_.installed() == installed_) return;
+  installed_ = worker_.installed();
+  checker_.on_state_installed(learner_, installed_);
+}
+
+/// One copy in four is damaged before it is installed, in one bit: it must be refused.
+void DeliveryTap::damage_image() {
+  if (!rng_.chance(250'000)) return;
+  std::byte& hit = state_.memory().data()[rng_.below(state_.image().bytes)];
+  hit ^= std::byte{1} << rng_.below(8);
 }
 
 dataplane::PollResult DeliveryTap::poll(Nanos, std::uint32_t budget) {
@@ -109,7 +130,9 @@ dataplane::PollResult DeliveryTap::poll(Nanos, std::uint32_t budget) {
   for (; work < budget; ++work) {
     consensus::Delivery* delivery = from_.front();
     if (delivery == nullptr || (to_ != nullptr && to_->room() == 0)) break;
+    if (delivery->kind == consensus::DeliveryKind::kInstallState) damage_image();
     if (delivery->kind == consensus::DeliveryKind::kDecided) {
+      note_installed();
       world_.trace().mix(TraceEvent::kDelivery, static_cast<std::uint64_t>(now),
                          (std::uint64_t{learner_} << 56) | raw(delivery->instance),
                          delivery->value.content_hash);
@@ -211,9 +234,14 @@ void Cluster::start_learner(std::uint32_t learner, std::uint32_t node) {
   options.value_bytes_max = plan_.value_bytes_max;
   options.learner.window = plan_.learner_window;
   options.learner.partitions = plan_.learners[i];
+  options.source.chunk_bytes = consensus::fragment_bytes(plan_.frame_bytes_max);
+  options.source.first_image = (machine.incarnation << 32) + 1;
+  options.receiver = {kValueLogBytes, plan_.value_bytes_max};
+  machine.state = std::make_unique<consensus::StateExchange>(kStateBytesMax);
   machine.node = std::make_unique<consensus::LearnerNode>(
       options, configuration_, *machine.transport,
-      consensus::LearnerNode::Rings{*machine.deliveries, *machine.replies, *machine.proposals});
+      consensus::LearnerNode::Rings{*machine.deliveries, *machine.replies, *machine.proposals,
+                                    machine.state.get()});
   machine.node->add_counters(registry_, "learner" + std::to_string(i));
   machine.tapped = std::make_unique<DeliveryTap::Ring>(plan_.ring_capacity);
   add_replica(i, machine);
@@ -226,7 +254,9 @@ void Cluster::start_learner(std::uint32_t learner, std::uint32_t node) {
           }
         }
       },
-      world_);
+      world_, machine.replica->worker, *machine.state,
+      // From a copy: nothing else that a seed decides shifts.
+      Rng(Rng(rng_).next() ^ (std::uint64_t{machine.incarnation} << 8 | i)));
   world_.add_stage(machine.node.get(), node, machine.transport->index());
   world_.add_stage(machine.tap.get(), node, kNoEnd);
   const std::uint32_t executing = world_.add_stage(&machine.replica->worker, node, kNoEnd);
@@ -244,13 +274,14 @@ statemachine::WorkerOptions Cluster::worker_options(std::uint32_t learner,
   options.replies.frame_bytes_max = plan_.frame_bytes_max;
   options.recent_values = 256;  // few, so that some queries find nothing and go to the table
   options.session_idle = plan_.session_idle + learner * kMillisecond;
+  options.state_bytes_per_turn = 16 * 1'024;  // so that a copy takes several turns
   return options;
 }
 
 void Cluster::add_replica(std::uint32_t learner, LearnerMachine& machine) {
   machine.replica = std::make_unique<Replica>(
       worker_options(learner, machine.incarnation),
-      Replica::Rings{*machine.tapped, *machine.replies, *machine.proposals});
+      Replica::Rings{*machine.tapped, *machine.replies, *machine.proposals, machine.state.get()});
   machine.replica->worker.add_counters(registry_, "learner" + std::to_string(learner));
 }
 
@@ -319,6 +350,15 @@ void Cluster::add_raw_clients(const LoadPlan& load) {
     ++stages_;
     raw_clients_.push_back(std::move(machine));
   }
+}
+
+std::vector<std::uint32_t> Cluster::returning_nodes() const {
+  // The last replica stays, and with four of them only the third has its partitions.
+  std::vector<std::uint32_t> nodes;
+  for (std::uint32_t i = plan_.partitioned() ? 2 : 0; i + 1 < plan_.learners.size(); ++i) {
+    nodes.push_back(acceptors() + i);
+  }
+  return nodes;
 }
 
 void Cluster::set_links() {

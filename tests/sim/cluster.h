@@ -56,24 +56,36 @@ class DeliveryTap final : public dataplane::Stage {
  public:
   using Ring = dataplane::SpscRing<consensus::Delivery>;
   DeliveryTap(std::uint32_t learner, Ring& from, Ring* to, ProtocolChecker& checker,
-              std::function<void(const consensus::Value&)> first_delivered, World& world)
+              std::function<void(const consensus::Value&)> first_delivered, World& world,
+              const statemachine::Worker& worker, consensus::StateExchange& state, Rng rng)
       : learner_(learner),
         from_(from),
         to_(to),
         checker_(checker),
         first_delivered_(std::move(first_delivered)),
-        world_(world) {}
+        world_(world),
+        worker_(worker),
+        state_(state),
+        rng_(rng) {}
 
   dataplane::PollResult poll(Nanos now, std::uint32_t budget) override;
   const char* name() const override { return "tap"; }
+  /// Tells the checker of a state that was installed.
+  void note_installed();
 
  private:
+  void damage_image();
+
   std::uint32_t learner_;
   Ring& from_;
   Ring* to_;
   ProtocolChecker& checker_;
   std::function<void(const consensus::Value&)> first_delivered_;
   World& world_;
+  const statemachine::Worker& worker_;
+  consensus::StateExchange& state_;
+  Rng rng_;
+  consensus::Instance installed_{};
 };
 
 /// What executes: the services and the worker that owns them.
@@ -109,6 +121,7 @@ struct LearnerMachine {
   std::unique_ptr<consensus::LearnerNode> node;
   std::unique_ptr<DeliveryTap> tap;
   std::unique_ptr<DeliveryTap::Ring> tapped;  // from the tap to the worker
+  std::unique_ptr<consensus::StateExchange> state;
   std::unique_ptr<Replica> replica;
 };
 struct ClientMachine {
@@ -157,6 +170,8 @@ class Cluster {
   std::uint32_t stages() const { return stages_; }
   /// That of each replica which executes.
   const std::vector<std::uint32_t>& executing_stages() const { return executing_stages_; }
+  /// Replicas, as nodes, that may lose their memory: another one of the same partitions never does.
+  std::vector<std::uint32_t> returning_nodes() const;
   std::uint32_t nodes() const { return nodes_; }
   std::uint32_t replicas() const { return static_cast<std::uint32_t>(learners_.size()); }
   ProtocolChecker& checker() { return checker_; }

@@ -1,6 +1,6 @@
-// How the machines of a cluster die and what they are when they come back: memory acceptors as
-// strangers who ask to be admitted, those with a disk as their disk has it, replicas with nothing,
-// to execute everything once more.
+// How the machines of a cluster die and what they are when they come back: acceptors that lost what
+// they said as strangers who ask to be admitted, others as their disk has it, replicas with
+// nothing: they execute everything once more, or fetch the state of another one.
 #include "tests/sim/cluster.h"
 
 namespace annulus::sim {
@@ -175,6 +175,7 @@ bool Cluster::open_log(std::uint32_t acceptor) {
 }
 
 void Cluster::restart_all() {
+  if (!plan_.durable) return;
   for (AcceptorMachine& machine : acceptors_) {
     if (machine.platter != nullptr) machine.platter->mend();
   }
@@ -182,8 +183,8 @@ void Cluster::restart_all() {
 }
 
 void Cluster::restart(std::uint32_t node) {
-  if (!plan_.durable) return;
   if (node < acceptors_.size()) {
+    if (!plan_.durable) return;
     const AcceptorMachine& machine = acceptors_[node];
     if (machine.crashed || machine.node->failed()) restart_acceptor(node);
   } else if (learners_[node - acceptors_.size()].crashed) {
@@ -209,9 +210,10 @@ void Cluster::restart_learner(std::uint32_t learner) {
   const std::uint32_t end = machine.transport->index();
   world_.bury(node);
   forget("learner" + std::to_string(learner));
-  machine.replica.reset();
   machine.tap.reset();
+  machine.replica.reset();
   machine.node.reset();
+  machine.state.reset();
   machine.transport = world_.network().transport_of(end, plan_.split_payloads, learner_buffers());
   world_.network().revive(end);
   ++machine.incarnation;

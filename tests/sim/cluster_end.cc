@@ -29,6 +29,7 @@ bool Cluster::caught_up() const {
     top = std::max(top, machine.node->learner().decided_below());
     if (machine.crashed) continue;
     if (machine.deliveries->size() != 0 || machine.tapped->size() != 0) return false;
+    if (!machine.node->current()) return false;
   }
   // Whoever lost its memory is a member again, and holds what the others hold.
   for (const AcceptorMachine& machine : acceptors_) {
@@ -47,6 +48,9 @@ bool Cluster::whole(const AcceptorMachine& machine) const {
 }
 
 void Cluster::check_end() {
+  for (const LearnerMachine& machine : learners_) {
+    if (!machine.crashed) machine.tap->note_installed();
+  }
   checker_.check_complete();
   if (!world_.failure().failed()) check_linearizable();
   if (!world_.failure().failed()) check_states();
@@ -229,7 +233,8 @@ std::string Cluster::describe_unfinished() const {
     text += "\n  learner " + std::to_string(i) + ": delivered below " +
             std::to_string(raw(learner.delivered_below())) + ", decided below " +
             std::to_string(raw(learner.decided_below())) +
-            (learner.behind_log() ? ", behind the log" : "");
+            (learner.behind_log() ? ", behind the log" : "") +
+            (learners_[i].node->current() ? "" : ", fetches its state");
   }
   for (const ClientMachine& machine : clients_) {
     text += (machine.crashed ? "\n  crashed: " : "\n  ") + machine.client->describe();

@@ -346,6 +346,26 @@ void plan_slow_replica(Plan& plan) {
                          .a = options.executing_stages[replica]});
 }
 
+/// Replicas lose their memory and come back. Of two that may, one follows shortly after the other:
+/// it is being asked for its state then.
+void plan_replica_returns(Plan& plan, Nanos end) {
+  Rng& rng = plan.rng;
+  const std::vector<std::uint32_t>& nodes = plan.options.returning;
+  const bool several = nodes.size() > 1;
+  for (std::uint64_t left = rng.between(1, 3) + (several ? 2 : 0); left > 0; --left) {
+    // Rather late: until the acceptors forget the first values, the rest can be had from them.
+    plan.at = rng.between(end / 3, end);
+    auto which = static_cast<std::size_t>(rng.below(nodes.size()));
+    for (std::uint64_t crashes = rng.between(1, 3); crashes > 0; --crashes) {
+      plan.add(FaultKind::kCrash, plan.at, nodes[which], draw_amount(rng, FaultKind::kCrash));
+      const Nanos again = plan.at + plan.micros(100, rng.coin() ? 2'000 : 20'000);
+      plan.add(FaultKind::kRestart, again, nodes[which]);
+      plan.at = again + (several ? plan.micros(5'000, 16'000) : plan.micros(1'000, 60'000));
+      which = (which + 1) % nodes.size();
+    }
+  }
+}
+
 }  // namespace
 
 const FaultWeights kUsualFaults = {10, 6, 6, 10, 6, 8, 8, 6, 6, 6, 8, 18, 4, 3, 0, 4, 8};
@@ -401,6 +421,13 @@ std::vector<Fault> plan_faults(Rng& rng, const FaultOptions& options) {
     plan_one(plan);
   }
   if (rng.chance(100'000)) plan_slow_replica(plan);
+  Rng returns(Rng(rng).next() ^ 0xbac6);  // from a copy: nothing else that a seed decides shifts
+  if (!options.durable && !options.returning.empty() &&
+      returns.chance(options.returning.size() > 1 ? 1'000'000 : 600'000)) {
+    Plan more{returns, options, {}};
+    plan_replica_returns(more, plan.at);
+    plan.faults.insert(plan.faults.end(), more.faults.begin(), more.faults.end());
+  }
   std::stable_sort(plan.faults.begin(), plan.faults.end(),
                    [](const Fault& a, const Fault& b) { return a.start < b.start; });
   return std::move(plan.faults);

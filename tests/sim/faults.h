@@ -28,10 +28,10 @@ enum class FaultKind : std::uint8_t {
   kPause,      // no stage of a node is polled
   kClockJump,  // a node's clock goes forward at once
   kCrash,      // a node is never polled again, from the midst of its next turn on
-  kRejoin,     // a crashed acceptor is started again, without its memory
+  kRejoin,     // a crashed acceptor is started again, without what it promised and accepted
   kElection,   // another acceptor starts Phase 1
-  // Of clusters with disks only.
-  kRestart,      // a node that crashed or stopped starts again, with what its disk holds
+  // Drawn of clusters with disks only.
+  kRestart,      // a node that crashed or stopped starts again, with what its disk holds, if any
   kPowerCut,     // every acceptor and replica crashes
   kDiskDamage,   // blocks of one acceptor's disk rot, or are overwritten with others
   kDiskFailure,  // a write of one acceptor's disk fails
@@ -75,6 +75,8 @@ struct FaultOptions {
   bool durable = false;        // what crashed may come back
   std::uint32_t damaged = 0;   // the one acceptor whose disk may be damaged
   std::vector<std::uint32_t> executing_stages;  // one of each replica
+  /// Of clusters without disks: replicas that may crash and start again with nothing.
+  std::vector<std::uint32_t> returning;
 };
 
 /// One line for people.

@@ -332,6 +332,19 @@ void ProtocolChecker::check_proposer_order() {
   }
 }
 
+void ProtocolChecker::on_state_installed(std::uint32_t learner, Instance instance) {
+  if (instance <= last_delivered_[learner] || instance > decided_top_) {
+    failure_.set("state: learner " + std::to_string(learner) + " installed one as of " +
+                 text(instance) + "; it had delivered up to " +
+                 std::to_string(raw(last_delivered_[learner])) + ", and " +
+                 std::to_string(raw(decided_top_)) + " is the last decided");
+  }
+  std::vector<bool>& mine = delivered_by_[learner];
+  mine.resize(std::max<std::size_t>(mine.size(), raw(instance) + 1));
+  std::fill_n(mine.begin(), raw(instance) + 1, true);
+  last_delivered_[learner] = instance;
+}
+
 void ProtocolChecker::on_delivery(Nanos now, std::uint32_t learner,
                                   const consensus::Delivery& delivery) {
   if (delivery.kind != consensus::DeliveryKind::kDecided) return;

@@ -69,6 +69,8 @@ class ProtocolChecker final : public NetworkObserver {
                    std::span<const std::byte> head, std::span<const std::byte> payload) override;
   void on_deliver(Nanos now, std::uint32_t receiver, std::span<const std::byte> head) override;
 
+  /// A replica goes on from the state of another one, as of `instance`.
+  void on_state_installed(std::uint32_t learner, consensus::Instance instance);
   /// A learner hands a value to execution.
   void on_delivery(Nanos now, std::uint32_t learner, const consensus::Delivery& delivery);
 

@@ -47,6 +47,7 @@ struct Scene {
     wanted.replicas = cluster.replicas();
     wanted.executing_stages = cluster.executing_stages();
     wanted.nodes = cluster.nodes();
+    wanted.returning = cluster.returning_nodes();
     faults = plan_faults(rng, wanted);
   }
   static Nanos duration(const RunOptions& options) {

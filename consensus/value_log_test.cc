@@ -1,0 +1,76 @@
+#include "consensus/value_log.h"
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <random>
+
+#include "tests/support/frames.h"
+
+namespace annulus::consensus {
+namespace {
+
+using namespace support;
+
+Delivery delivery(Frames& frames, std::uint64_t instance, std::uint32_t bytes) {
+  const Content content = frames.content(instance, bytes);
+  return {DeliveryKind::kDecided, at(instance), content.value, content.bytes, Nanos(instance)};
+}
+
+TEST(ValueLog, GivesBackInOrderWhatWasPutInRoundAndRound) {
+  ValueLog log(64 * 1'024);
+  Frames frames;
+  dataplane::BufferPool pool(16, kValueBytesMax);
+  std::mt19937 random(5);
+  std::deque<Delivery> expected;
+  std::uint64_t instance = 0;
+  for (int step = 0; step < 2'000; ++step) {
+    const auto bytes = static_cast<std::uint32_t>(1 + random() % 9'000);
+    if (random() % 2 == 0 && log.used() + ValueLog::cost(bytes) <= log.capacity()) {
+      expected.push_back(delivery(frames, ++instance, bytes));
+      log.push(expected.back());
+    } else if (!expected.empty()) {
+      Delivery got;
+      ASSERT_EQ(log.front(), expected.front().instance);
+      ASSERT_TRUE(log.pop(got, pool));
+      ASSERT_EQ(got.instance, expected.front().instance);
+      ASSERT_EQ(got.value, expected.front().value);
+      ASSERT_EQ(got.received, expected.front().received);
+      ASSERT_EQ(dataplane::hash_bytes(got.bytes.bytes()), got.value.content_hash);
+      expected.pop_front();
+    }
+    ASSERT_EQ(log.empty(), expected.empty());
+  }
+  EXPECT_GT(instance, 500u);
+}
+
+TEST(ValueLog, DropsWhatACopyContains) {
+  ValueLog log(64 * 1'024);
+  Frames frames;
+  for (const std::uint64_t instance : {3, 4, 7, 9}) log.push(delivery(frames, instance, 100));
+  log.drop_through(at(2));
+  EXPECT_EQ(log.front(), at(3));
+  log.drop_through(at(7));
+  EXPECT_EQ(log.front(), at(9));
+  log.drop_through(at(20));
+  EXPECT_TRUE(log.empty());
+  EXPECT_EQ(log.used(), 0u);
+}
+
+TEST(ValueLog, KeepsAValueForWhichThereIsNoBuffer) {
+  ValueLog log(64 * 1'024);
+  Frames frames;
+  dataplane::BufferPool pool(1, kValueBytesMax);
+  log.push(delivery(frames, 1, 100));
+  Delivery got;
+  {
+    const dataplane::Slice held = pool.allocate();
+    EXPECT_FALSE(log.pop(got, pool));
+    EXPECT_EQ(log.front(), at(1));
+  }
+  EXPECT_TRUE(log.pop(got, pool));
+  EXPECT_EQ(got.instance, at(1));
+}
+
+}  // namespace
+}  // namespace annulus::consensus

@@ -1,0 +1,150 @@
+#include "statemachine/state_image.h"
+
+#include <cstring>
+
+#include "dataplane/defect.h"
+#include "dataplane/hash.h"
+
+namespace annulus::statemachine {
+namespace {
+
+/// See ImageSegment::hash. The bytes follow the head, padded.
+std::uint64_t hash_of(const ImageSegment& head, std::uint64_t before) {
+  const auto* start = reinterpret_cast<const std::byte*>(&head);
+  const std::uint64_t seed = dataplane::hash_bytes({start, offsetof(ImageSegment, hash)}, before);
+  return dataplane::hash_bytes({start + sizeof head, padded(head.bytes)}, seed);
+}
+
+}  // namespace
+
+std::uint64_t state_bytes_max(std::uint32_t segment_bytes, std::uint32_t segments_max) {
+  return (std::uint64_t{segment_bytes} + sizeof(ImageSegment)) * segments_max;
+}
+
+SegmentStore* StateParts::store(std::uint32_t service) const {
+  if (service == kSystemService) return &sessions.segments();
+  if (service >= services.size() || services[service] == nullptr) return nullptr;
+  return &services[service]->segments();
+}
+
+// --- Copying
+
+void StateCopier::copy(const SegmentStore& store, SegmentId id) {
+  consensus::StateImage& image = exchange_.image();
+  if (DEFECT(kSessionsNotCopied) && store.service() == kSystemService &&
+      store.header(id).key_class != kSessionRootClass) {
+    return;
+  }
+  const std::span<const std::byte> bytes = store.bytes(id);
+  const std::uint32_t whole = padded(static_cast<std::uint32_t>(bytes.size()));
+  CHECK(image.bytes + sizeof(ImageSegment) + whole <= exchange_.memory().size());
+  std::byte* place = exchange_.memory().data() + image.bytes;
+  auto& head = *reinterpret_cast<ImageSegment*>(place);
+  head = ImageSegment{};
+  head.bytes = static_cast<std::uint32_t>(bytes.size());
+  head.service = store.service();
+  std::memset(place + sizeof head + whole - 8, 0, 8);
+  std::memcpy(place + sizeof head, bytes.data(), bytes.size());
+  image.hash = hash_of(head, image.segments == 0 ? raw(image.instance) : image.hash);
+  head.hash = image.hash;
+  image.bytes += sizeof head + whole;
+  ++image.segments;
+}
+
+bool StateCopier::step(std::uint64_t bytes) {
+  const std::uint64_t enough = exchange_.image().bytes + bytes;
+  for (; service_ < parts_.count(); ++service_, segment_ = 0) {
+    const SegmentStore* store = parts_.store(service_);
+    for (; store != nullptr && segment_ < store->id_end(); ++segment_) {
+      if (!store->live(SegmentId{segment_})) continue;
+      if (exchange_.image().bytes >= enough) return false;
+      copy(*store, SegmentId{segment_});
+    }
+  }
+  return true;
+}
+
+// --- Installing
+
+/// The one at at_, if it lies within the copy whole.
+const ImageSegment* StateInstaller::next_segment() {
+  const std::uint64_t left = exchange_.image().bytes - at_;
+  if (left < sizeof(ImageSegment)) return nullptr;
+  const auto* head = reinterpret_cast<const ImageSegment*>(exchange_.memory().data() + at_);
+  const std::uint64_t whole = (std::uint64_t{head->bytes.get()} + 7) / 8 * 8;
+  if (head->bytes == 0 || whole > left - sizeof *head) return nullptr;
+  at_ += sizeof *head + whole;
+  ++seen_;
+  return head;
+}
+
+/// Whether it follows the one before, is sound as far as that can be told here, and finds room.
+bool StateInstaller::verify(const ImageSegment& head) {
+  hash_ = hash_of(head, seen_ == 1 ? raw(exchange_.image().instance) : hash_);
+  const SegmentStore* store = parts_.store(head.service);
+  if (store == nullptr) return false;
+  if (hash_ != head.hash && !DEFECT(kHalfImageInstalled)) return false;
+  if (++counts_[head.service] > store->count_max()) return false;
+  return store->verify({reinterpret_cast<const std::byte*>(&head + 1), head.bytes.get()}).ok();
+}
+
+bool StateInstaller::verified() const {
+  const consensus::StateImage& image = exchange_.image();
+  if (DEFECT(kHalfImageInstalled)) return true;
+  return at_ == image.bytes && seen_ == image.segments && hash_ == image.hash;
+}
+
+void StateInstaller::empty_all() {
+  emptied_ = true;
+  parts_.sessions.reset();
+  for (Service* service : parts_.services) {
+    if (service == nullptr) continue;
+    service->segments().clear();
+    CHECK(service->on_segments_installed().ok());
+  }
+}
+
+bool StateInstaller::adopt(std::uint32_t service) {
+  if (service == kSystemService) return parts_.sessions.on_segments_installed().ok();
+  if (parts_.store(service) == nullptr) return true;
+  return parts_.services[service]->on_segments_installed().ok();
+}
+
+StateInstaller::Outcome StateInstaller::step(std::uint64_t bytes) {
+  if (pass_ == Pass::kAdopt) {
+    if (!adopt(adopted_)) {
+      empty_all();
+      return Outcome::kRefused;
+    }
+    return ++adopted_ == parts_.count() ? Outcome::kInstalled : Outcome::kWorking;
+  }
+  const std::uint64_t enough = at_ + bytes;
+  const std::uint64_t end = exchange_.image().bytes;
+  while (at_ < end && at_ < enough) {
+    const ImageSegment* head = next_segment();
+    if (head == nullptr && DEFECT(kHalfImageInstalled)) at_ = end;
+    if (head == nullptr && at_ != end) return Outcome::kRefused;
+    if (head == nullptr) break;
+    if (pass_ == Pass::kVerify) {
+      if (!verify(*head)) return Outcome::kRefused;
+    } else {
+      const auto* content = reinterpret_cast<const std::byte*>(head + 1);
+      CHECK(parts_.store(head->service)->install({content, head->bytes.get()}).has_value());
+    }
+  }
+  if (at_ < end) return Outcome::kWorking;
+  if (pass_ == Pass::kInstall) {
+    pass_ = Pass::kAdopt;
+  } else if (!verified()) {
+    return Outcome::kRefused;
+  } else {
+    for (std::uint32_t service = 0; service < parts_.count(); ++service) {
+      if (SegmentStore* store = parts_.store(service)) store->clear();
+    }
+    pass_ = Pass::kInstall;
+    at_ = 0;
+  }
+  return Outcome::kWorking;
+}
+
+}  // namespace annulus::statemachine
