@@ -222,7 +222,7 @@ bool Acceptor::take_fragment(Slot& place, Ballot ballot, const Value& value,
   place.ballot = ballot;
   place.route = route;
   place.pull_at = 0;
-  raise_promise(ballot, effects);
+  if (takes_part_with(in)) raise_promise(ballot, effects);
   accepted_now(place, now, effects);
   return true;
 }
@@ -240,7 +240,7 @@ void Acceptor::accepted_now(Slot& place, Nanos now, Effects& effects) {
 
 /// The vote for what is held, and durable.
 void Acceptor::vote_accepted(Slot& place, Effects& effects) {
-  if (place.ballot < promised_) return;  // a decided value, kept but not voted for
+  if (place.ballot != promised_) return;  // a decided value, kept but not voted for
   const Route& route = place.route;
   if (route.size() == 0) return;
   const auto successor = route.successor(self_);

@@ -29,6 +29,7 @@
 #include "consensus/log.h"
 #include "consensus/port.h"
 #include "consensus/ring.h"
+#include "dataplane/defect.h"
 
 namespace annulus::consensus {
 
@@ -100,6 +101,11 @@ class Acceptor {
   /// It knows and holds everything that was decided before the present configuration governs. Until
   /// then it must take no part in it.
   bool settled() const { return chosen_below_ >= configuration_.from; }
+  /// Whether what the frame says counts for this acceptor's own promises and votes.
+  bool takes_part_with(const Received& in) const {
+    return (settled() || DEFECT(kUnsettledVotes)) &&
+           (in.frame.header->config_epoch == configuration_.epoch || DEFECT(kOtherEpochVotes));
+  }
 
   void on_phase1a(const Received& in, Effects& effects);
   void on_phase2a(const Received& in, Nanos now, Effects& effects);

@@ -73,7 +73,7 @@ void Acceptor::resend_vote(const Received& in, Instance instance, Ballot ballot,
     return;
   }
   const Slot& place = slot(instance);
-  if (place.instance != instance || place.ballot != ballot || ballot < promised_) return;
+  if (place.instance != instance || place.ballot != ballot || ballot != promised_) return;
   if (place.number > durable_) return;
   counters_[AcceptorCounter::kVoteResent].add();
   vote(place, place.votes_match() ? place.votes | just(self_) : just(self_), *asker, effects);
@@ -87,12 +87,13 @@ void Acceptor::on_value(const Received& in, Nanos now, Effects& effects) {
   if (place == nullptr) return;
   const Value value = from_wire(m.value);
   const bool chosen = m.chosen == 1;
+  const bool takes_part = takes_part_with(in);
   if (place->ballot >= ballot) {
     // At a higher ballot only the decided value can have been proposed again.
     if (chosen && place->held.value() == value) place->chosen = true;
-  } else if (!place->chosen && (ballot >= promised_ || chosen)) {
+  } else if (!place->chosen && ((ballot >= promised_ && takes_part) || chosen)) {
     // A pulled value stands for the Phase2A that was lost. One known to be decided may be stored
-    // whatever was promised: no other value can be chosen there any more.
+    // whatever was promised, and by whom: no other value can be chosen there any more.
     const Route route = place->incoming_ballot == ballot ? place->route : default_route(ballot);
     take_fragment(*place, ballot, value, from_wire(m.fragment), in, route, now, effects);
     if (place->ballot == ballot && chosen) place->chosen = true;

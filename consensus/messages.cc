@@ -126,6 +126,26 @@ bool bare(const Frame& frame) {
   return frame.message.size() == sizeof(M) && !frame.payload;
 }
 
+/// Of state transfer.
+bool valid_state_message(const Frame& frame) {
+  switch (static_cast<MessageType>(frame.header->type)) {
+    case MessageType::kStateAsk:
+      return bare<StateAsk>(frame);
+    case MessageType::kStateManifest:
+      return bare<StateManifest>(frame) && valid_manifest(message<StateManifest>(frame));
+    case MessageType::kStatePull:
+      return valid_state_pull(frame);
+    case MessageType::kStateChunk: {
+      if (frame.message.size() != sizeof(StateChunk)) return false;
+      const auto& m = message<StateChunk>(frame);
+      return m.image != 0 && m.bytes != 0 && m.bytes <= kStateChunkBytesMax &&
+             m.bytes == frame.payload.size();
+    }
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 const char* to_string(MessageType type) {
@@ -205,19 +225,9 @@ bool validate(const Frame& frame, std::uint32_t value_bytes_max) {
       return bare<Join>(frame) && valid_join(message<Join>(frame));
     case MessageType::kChange:
       return bare<ChangeRequest>(frame) && valid_change(message<ChangeRequest>(frame));
-    case MessageType::kStateAsk:
-      return bare<StateAsk>(frame);
-    case MessageType::kStateManifest:
-      return bare<StateManifest>(frame) && valid_manifest(message<StateManifest>(frame));
-    case MessageType::kStatePull:
-      return valid_state_pull(frame);
-    case MessageType::kStateChunk: {
-      if (bytes != sizeof(StateChunk)) return false;
-      const auto& m = message<StateChunk>(frame);
-      return m.image != 0 && m.bytes != 0 && m.bytes <= kStateChunkBytesMax && m.bytes == payload;
-    }
+    default:
+      return valid_state_message(frame);
   }
-  return false;
 }
 
 ValueId from_wire(const WireValueId& wire) {
