@@ -252,7 +252,7 @@ class LearnerNode final : public dataplane::Stage {
   void send_proposals(Nanos now);
   std::uint32_t deliver(Nanos now);
   void adopt(const Configuration& next);
-  bool adopted(const Delivery& delivery);
+  bool next_learned(Delivery& delivery);
   std::uint32_t deliver_directly(std::uint32_t room);
   bool on_state_message(const Received& in, Nanos now);
   std::unique_ptr<Transfer> make_transfer();

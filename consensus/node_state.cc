@@ -58,19 +58,20 @@ std::uint32_t LearnerNode::deliver(Nanos now) {
   if (!learner_.next_chosen()) return delivered;
   Delivery delivery;
   for (; rings_.deliveries.room() > 0; ++delivered) {
-    if (!learner_.next(delivery)) return delivered;
-    if (adopted(delivery)) continue;
+    if (!next_learned(delivery)) return delivered;
     CHECK(rings_.deliveries.push(std::move(delivery)));
   }
   learner_.count_back_pressure();
   return delivered;
 }
 
-/// A configuration is for this stage, not for the worker.
-bool LearnerNode::adopted(const Delivery& delivery) {
-  if (!delivery.value.membership()) return false;
-  adopt(decode(delivery.bytes.bytes(), configuration_));
-  return true;
+/// The next value for the worker; members that are decided before it are adopted at once.
+bool LearnerNode::next_learned(Delivery& delivery) {
+  while (learner_.next(delivery)) {
+    if (!delivery.value.membership()) return true;
+    adopt(decode(delivery.bytes.bytes(), configuration_));
+  }
+  return false;
 }
 
 std::uint32_t LearnerNode::deliver_directly(std::uint32_t room) {
@@ -114,8 +115,8 @@ std::uint32_t LearnerNode::ask_worker(Nanos now) {
 std::uint32_t LearnerNode::keep_learned() {
   std::uint32_t kept = 0;
   Delivery delivery;
-  while (learner_.next_chosen() && transfer_->receiver.room() && learner_.next(delivery)) {
-    if (!adopted(delivery)) transfer_->receiver.keep(delivery);
+  while (learner_.next_chosen() && transfer_->receiver.room() && next_learned(delivery)) {
+    transfer_->receiver.keep(delivery);
     ++kept;
   }
   return kept;

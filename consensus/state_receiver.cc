@@ -32,12 +32,23 @@ StateReceiver::StateReceiver(const Configuration& configuration, std::uint32_t s
       learner_(learner),
       exchange_(exchange),
       log_(options.log_bytes),
+      self_(configuration.learners[self].id),
+      partitions_(configuration.learners[self].partitions),
       piece_delay_(5 * kMillisecond, kMillisecond, 100 * kMillisecond) {
   CHECK(options.log_bytes >= 4 * ValueLog::cost(options.value_bytes_max));
-  const auto& learners = configuration.learners;
+  peers_.reserve(kLearnersMax);
+  find_peers();
+}
+
+void StateReceiver::find_peers() {
+  peers_epoch_ = configuration_.epoch;
+  peers_.clear();
+  peer_ = 0;
+  const auto& learners = configuration_.learners;
   for (std::uint32_t i = 0; i < learners.size(); ++i) {
-    if (i != self && learners[i].partitions == learners[self].partitions) peers_.push_back(i);
+    if (learners[i].id != self_ && learners[i].partitions == partitions_) peers_.push_back(i);
   }
+  if (stage_ == Stage::kFetching) stage_ = Stage::kAsking;  // whoever it was may be gone
 }
 
 // --- When, and from where on
@@ -105,6 +116,7 @@ void StateReceiver::ask(Nanos now, Effects& effects) {
 }
 
 void StateReceiver::next_peer(Nanos now, Nanos pause) {
+  if (peers_.empty()) return;
   counters_[StateReceiverCounter::kPeersChanged].add();
   if (image_ != 0 && base_ != 0 && base_ != count_ && peers_.size() > 1) {
     counters_[StateReceiverCounter::kChangedMidway].add();
@@ -117,7 +129,7 @@ void StateReceiver::next_peer(Nanos now, Nanos pause) {
 }
 
 bool StateReceiver::from_peer(const Received& in) const {
-  return !peers_.empty() &&
+  return peers_epoch_ == configuration_.epoch && !peers_.empty() &&
          configuration_.learners[peers_[peer_]].id == NodeId{in.frame.header->sender.get()};
 }
 
@@ -271,14 +283,15 @@ bool StateReceiver::next(Delivery& delivery, dataplane::BufferPool& pool) {
 
 void StateReceiver::tick(Nanos now, Effects& effects, bool heard) {
   deadline_ = kNever;
-  if (peers_.empty()) return;
-  watch(now);
+  if (peers_epoch_ != configuration_.epoch) find_peers();
+  const bool alone = peers_.empty();
+  if (!alone) watch(now);
   const StateExchange::Phase phase = exchange_.phase();
   if (stage_ == Stage::kInstalling && phase != StateExchange::Phase::kInstalling) {
     on_installed(now);
   }
-  if (stage_ == Stage::kAsking) ask(now, effects);
-  if (stage_ == Stage::kFetching) fetch(now, effects, heard);
+  if (stage_ == Stage::kAsking && !alone) ask(now, effects);
+  if (stage_ == Stage::kFetching && !alone) fetch(now, effects, heard);
   if (stage_ == Stage::kFetched || stage_ == Stage::kInstalling || stage_ == Stage::kReplaying) {
     schedule(now);
   }

@@ -57,7 +57,7 @@ enum class StateReceiverCounter : std::uint8_t {
 
 class StateReceiver {
  public:
-  /// Peers are the learners of the same partitions as `self`.
+  /// Peers are the learners of the same partitions as `self`, in whatever configuration is current.
   StateReceiver(const Configuration& configuration, std::uint32_t self,
                 const StateReceiverOptions& options, Learner& learner, StateExchange& exchange);
 
@@ -117,6 +117,7 @@ class StateReceiver {
   void pull(std::span<const u32le> list, Effects& effects);
   void on_installed(Nanos now);
   std::uint64_t allowed() const;
+  void find_peers();
   const Endpoint& peer() const { return configuration_.learners[peers_[peer_]].endpoint; }
   bool from_peer(const Received& in) const;
   Piece& piece(std::uint32_t index) { return pieces_[index % pieces_.size()]; }
@@ -127,7 +128,10 @@ class StateReceiver {
   Learner& learner_;
   StateExchange& exchange_;
   ValueLog log_;
-  std::vector<std::uint32_t> peers_;  // learners
+  const NodeId self_;
+  const PartitionMask partitions_;
+  std::uint32_t peers_epoch_ = 0;     // of the configuration that peers_ are learners of
+  std::vector<std::uint32_t> peers_;  // by index there
   std::size_t peer_ = 0;
   Stage stage_ = Stage::kCurrent;
 

@@ -381,6 +381,17 @@ TEST_F(StateReceiverTest, AcceptorsThatForgetWhatTheLogLacksMakeItBeginAnew) {
   EXPECT_EQ(asks_[0].from, 8'999u);
 }
 
+TEST_F(StateReceiverTest, ReplicaThatIsAdmittedLaterIsAskedAndOneThatIsRemovedIsNot) {
+  start(2);
+  fall_behind(500, 1'000);
+  configuration_.learners[1] = {learner_id(7), endpoint_of(learner_id(7)), kAllPartitions};
+  ++configuration_.epoch;
+  asks_.clear();
+  pass(kSecond);
+  ASSERT_FALSE(asks_.empty());
+  for (const Ask& ask : asks_) EXPECT_EQ(ask.to, endpoint_of(learner_id(7)));
+}
+
 TEST_F(StateReceiverTest, OnlyReplicasOfTheSamePartitionsAreAsked) {
   configuration_ = configuration(3, 4);
   configuration_.learners[0].partitions = PartitionMask{1};
