@@ -107,6 +107,7 @@ ClusterPlan draw_plan(Rng& rng) {
   Rng third(Rng(rng).next() ^ 0x57a7e);
   if (!plan.partitioned() && !plan.durable && third.chance(400'000)) {
     plan.learners.push_back(consensus::kAllPartitions);
+    plan.retain = consensus::kUndecidedMax;  // so that a replica that returns finds the log gone
   }
   return plan;
 }

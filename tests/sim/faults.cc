@@ -352,7 +352,7 @@ void plan_replica_returns(Plan& plan, Nanos end) {
   Rng& rng = plan.rng;
   const std::vector<std::uint32_t>& nodes = plan.options.returning;
   const bool several = nodes.size() > 1;
-  for (std::uint64_t left = rng.between(1, 3) + (several ? 2 : 0); left > 0; --left) {
+  for (std::uint64_t left = rng.between(1, 3) + (several ? 4 : 0); left > 0; --left) {
     // Rather late: until the acceptors forget the first values, the rest can be had from them.
     plan.at = rng.between(end / 3, end);
     auto which = static_cast<std::size_t>(rng.below(nodes.size()));
@@ -360,7 +360,7 @@ void plan_replica_returns(Plan& plan, Nanos end) {
       plan.add(FaultKind::kCrash, plan.at, nodes[which], draw_amount(rng, FaultKind::kCrash));
       const Nanos again = plan.at + plan.micros(100, rng.coin() ? 2'000 : 20'000);
       plan.add(FaultKind::kRestart, again, nodes[which]);
-      plan.at = again + (several ? plan.micros(5'000, 16'000) : plan.micros(1'000, 60'000));
+      plan.at = again + (several ? plan.micros(7'000, 18'000) : plan.micros(1'000, 60'000));
       which = (which + 1) % nodes.size();
     }
   }
