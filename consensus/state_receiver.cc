@@ -46,7 +46,9 @@ void StateReceiver::find_peers() {
   peer_ = 0;
   const auto& learners = configuration_.learners;
   for (std::uint32_t i = 0; i < learners.size(); ++i) {
-    if (learners[i].id != self_ && learners[i].partitions == partitions_) peers_.push_back(i);
+    const bool vacant = learners[i].id == kNoNode;
+    if (vacant || learners[i].id == self_ || learners[i].partitions != partitions_) continue;
+    peers_.push_back(i);
   }
   if (stage_ == Stage::kFetching) stage_ = Stage::kAsking;  // whoever it was may be gone
 }

@@ -33,7 +33,10 @@ NodeConfig node_config(NodeKind kind, std::uint32_t id, std::uint32_t number) {
 }  // namespace
 
 Cluster::Cluster(const ClusterOptions& options)
-    : process_(options.process), clients_max_(options.clients_max), gated_(options.gated) {
+    : process_(options.process),
+      clients_max_(options.clients_max),
+      services_(options.services),
+      gated_(options.gated) {
   CHECK(getrandom(&config_.id, sizeof config_.id, 0) == sizeof config_.id);
   config_.mode = options.mode;
   config_.durability = options.mode == Mode::kSmr ? options.durability : Durability::kMemory;
@@ -79,7 +82,7 @@ Result<std::unique_ptr<Cluster>> Cluster::create(const ClusterOptions& options) 
   }
   std::unique_ptr<Cluster> cluster(new Cluster(options));
   if (Status found = cluster->find_logs(); !found) return found.error();
-  if (Status made = cluster->make_nodes(options.services); !made) return made.error();
+  if (Status made = cluster->make_nodes(); !made) return made.error();
   return cluster;
 }
 
@@ -104,18 +107,22 @@ Status Cluster::find_logs() {
   return {};
 }
 
-Status Cluster::make_nodes(const ServiceFactory& services) {
+Result<std::unique_ptr<Node>> Cluster::make(std::uint32_t index) {
+  return make_node({.cluster = config_,
+                    .ring = ring_,
+                    .node = config_.nodes[index],
+                    .transport = switch_->transport(index),
+                    .bootstrap = bootstrap_},
+                   services_);
+}
+
+Status Cluster::make_nodes() {
   for (std::uint32_t i = 0; i < config_.nodes.size(); ++i) {
     dataplane::LocalTransport& transport = switch_->transport(i);
     if (config_.group.port != 0) {
       if (Status joined = transport.join(config_.group); !joined) return joined;
     }
-    auto node = make_node({.cluster = config_,
-                           .ring = ring_,
-                           .node = config_.nodes[i],
-                           .transport = transport,
-                           .bootstrap = bootstrap_},
-                          services);
+    auto node = make(i);
     if (!node) return node.error();
     nodes_.push_back(std::move(node).value());
     nodes_.back()->add_counters(registry_);
@@ -198,6 +205,29 @@ Status Cluster::start() {
   cores_->add_counters(registry_);
   cores_->start();
   return {};
+}
+
+Status Cluster::restart_replica(const std::string& name) {
+  const NodeConfig* config = config_.find(name);
+  if (config == nullptr || config->kind != NodeKind::kReplica || !cores_) {
+    return Error{"'" + name +
+                 "' is no replica of this cluster, or the cluster does not run; it has " +
+                 config_.names()};
+  }
+  const auto index = static_cast<std::uint32_t>(config - config_.nodes.data());
+  auto made = make(index);
+  if (!made) return made.error();
+  stop();
+  cores_->remove_counters(registry_);
+  retired_cores_.push_back(std::move(cores_));
+  for (auto& stage : gated_stages_) retired_stages_.push_back(std::move(stage));
+  gated_stages_.clear();
+  switch_->clear();
+  registry_.remove(name);
+  retired_.push_back(std::exchange(nodes_[index], std::move(made).value()));
+  nodes_[index]->add_counters(registry_);
+  if (gated_) gates_[name].open();
+  return start();
 }
 
 void Cluster::stop() {

@@ -77,6 +77,11 @@ class Cluster {
   /// Ends all threads. Called by the destructor too.
   void stop();
 
+  /// What a process that was killed is when it is started again: a replica with an empty memory, in
+  /// place of the one of that name, which fetches its state from another one. All threads stop for
+  /// a moment. Of a running cluster; what the old replica took of memory stays taken.
+  Status restart_replica(const std::string& node);
+
   /// Makes the node "acceptor1", "replica2" ... fail. Any thread; of a gated cluster only.
   Gate& gate(const std::string& node);
 
@@ -93,7 +98,8 @@ class Cluster {
  private:
   explicit Cluster(const ClusterOptions& options);
   Status find_logs();
-  Status make_nodes(const ServiceFactory& services);
+  Status make_nodes();
+  Result<std::unique_ptr<Node>> make(std::uint32_t index);
   std::vector<Cores::Entry> node_stages();
   statemachine::ClientOptions next_client(dataplane::LocalTransport*& transport);
 
@@ -106,13 +112,18 @@ class Cluster {
   dataplane::TscClock clock_;
   dataplane::Registry registry_;
   std::unique_ptr<dataplane::LocalSwitch> switch_;
+  ServiceFactory services_;
   std::vector<std::unique_ptr<Node>> nodes_;
+  // Others may still refer to what these sent, and to what those counted.
+  std::vector<std::unique_ptr<Node>> retired_;
+  std::vector<std::unique_ptr<Cores>> retired_cores_;
   std::vector<std::unique_ptr<statemachine::Client>> stage_clients_;
   std::vector<std::unique_ptr<statemachine::BlockingClient>> blocking_clients_;
   std::vector<Cores::Entry> own_stages_;
   const bool gated_;
   std::map<std::string, Gate> gates_;  // by node
   std::vector<std::unique_ptr<GatedStage>> gated_stages_;
+  std::vector<std::unique_ptr<GatedStage>> retired_stages_;
   std::unique_ptr<Cores> cores_;
 };
 

@@ -66,6 +66,52 @@ TEST(EmbeddedCluster, ExecutesOnceAndAlikeOnEveryReplica) {
   cluster.stop();
 }
 
+/// Both replicas have the same state, as each recomputes it.
+void expect_equal_states(Cluster& cluster) {
+  const auto hashes = cluster.state_hashes();
+  ASSERT_TRUE(hashes) << hashes.error().message;
+  for (const statemachine::StateHashes& each : *hashes) {
+    EXPECT_EQ(each.kept, each.recomputed);
+    EXPECT_EQ(each.recomputed, hashes->front().recomputed);
+    EXPECT_EQ(each.executed, hashes->front().executed);
+  }
+}
+
+TEST(EmbeddedCluster, ReplicaThatLostItsMemoryFetchesTheStateAndReplacesTheOtherOne) {
+  ClusterOptions options = on_every_cpu();
+  options.gated = true;
+  options.limits.window = 64;
+  options.limits.retain = 1'024;
+  auto made = Cluster::create(options);
+  ASSERT_TRUE(made) << made.error().message;
+  Cluster& cluster = *made.value();
+  statemachine::BlockingClient& client = cluster.make_blocking_client();
+  ASSERT_TRUE(cluster.start().ok());
+  const std::vector<std::byte> body = increment("n");
+  std::int64_t expected = 0;
+  const auto count = [&](int rounds) {
+    for (int i = 0; i < rounds; ++i) {
+      const auto reply = client.call(1, 0, body);
+      ASSERT_TRUE(reply) << reply.error().message;
+      ASSERT_EQ(kv::decode_integer(reply->bytes), ++expected);
+    }
+  };
+  count(1'500);
+  for (const char* victim : {"replica1", "replica2", "replica1"}) {
+    cluster.gate(victim).stop();
+    count(10);
+    ASSERT_TRUE(cluster.restart_replica(victim).ok());
+    count(50);
+    expect_equal_states(cluster);
+  }
+  // What was fetched is whole: it answers for everything, alone.
+  cluster.gate("replica2").stop();
+  count(50);
+  EXPECT_FALSE(cluster.restart_replica("acceptor1").ok());
+  EXPECT_FALSE(cluster.restart_replica("replica3").ok());
+  cluster.stop();
+}
+
 TEST(EmbeddedCluster, RefusesAnEvenNumberOfAcceptors) {
   ClusterOptions options = on_every_cpu();
   options.acceptors = 2;

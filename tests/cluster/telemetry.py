@@ -17,6 +17,11 @@ def counter(snapshot, stage, name):
                if group["stage"] == stage)
 
 
+def gauge(snapshot, stage, name):
+    return sum(one["value"] for one in snapshot["gauges"]
+               if one["stage"] == stage and one["name"] == name)
+
+
 def replicas_agree(annulus, directory):
     """Both replicas come to have executed the same commands."""
     for _ in range(100):

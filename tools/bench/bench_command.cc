@@ -34,9 +34,9 @@ void add_experiment(CLI::App& bench, const Experiment& experiment, int& status) 
 
 /// Those of `annulus bench all`, in its order.
 std::vector<Experiment> every_experiment() {
-  return {ordering_experiment(), latency_experiment(),  updates_experiment(),
-          btree_experiment(),    redis_experiment(),    ycsb_experiment(),
-          durable_experiment(),  failover_experiment(), takeover_experiment()};
+  return {ordering_experiment(), latency_experiment(), updates_experiment(), btree_experiment(),
+          redis_experiment(),    ycsb_experiment(),    durable_experiment(), failover_experiment(),
+          takeover_experiment(), catchup_experiment()};
 }
 
 void add_all(CLI::App& bench, int& status) {

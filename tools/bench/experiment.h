@@ -34,6 +34,7 @@ Experiment ycsb_experiment();
 Experiment failover_experiment();
 Experiment takeover_experiment();
 Experiment durable_experiment();
+Experiment catchup_experiment();
 /// Runs for as long as `minutes` says, which is an option of it.
 Experiment memory_experiment(std::shared_ptr<std::uint32_t> minutes);
 

@@ -1,0 +1,198 @@
+// What a replica that comes back costs the others: one is killed under load, loses its memory, and
+// is started again once the acceptors have forgotten what it missed. It fetches the state of the
+// other replica while the load goes on.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <thread>
+
+#include "tools/bench/experiment.h"
+#include "tools/bench/workload.h"
+
+namespace annulus::bench {
+namespace {
+
+using std::chrono::milliseconds;
+
+struct Options {
+  WorkloadOptions workload;
+  std::uint32_t rounds = 5;
+  double load = 0.5;  // of the peak; 1: closed loop
+};
+
+constexpr Nanos kPatience = 60 * kSecond;
+constexpr std::uint32_t kSamples = 1 << 20;
+constexpr const char* kVictim = "replica1";
+
+class Catchup {
+ public:
+  Catchup(const Options& options, Rig& rig, double rate)
+      : options_(options), rig_(rig), rate_(rate), timeline_(kSamples) {}
+
+  Status run(Report& report);
+
+ private:
+  Status round();
+  std::uint64_t counted(const std::string& node, const char* stage, const char* name) const;
+  double per_second(Nanos time) const;
+  Status wait_for(const char* what, const std::function<bool()>& condition);
+  Nanos paused() const;
+
+  const Options& options_;
+  Rig& rig_;
+  const double rate_;
+  Timeline timeline_;
+  dataplane::TscClock clock_;
+  // By round.
+  std::vector<double> healthy_;  // commands a second with all replicas
+  std::vector<double> without_;  // while the replica is gone
+  std::vector<double> during_;   // while it comes back
+  std::vector<double> took_ms_;
+  std::vector<double> megabytes_;
+  std::vector<double> paused_ms_;
+};
+
+std::uint64_t Catchup::counted(const std::string& node, const char* stage, const char* name) const {
+  for (const dataplane::Registry::Group& group : rig_.cluster().registry().groups()) {
+    if (group.node != node || group.stage != stage) continue;
+    for (std::size_t i = 0; i < group.names.size(); ++i) {
+      if (std::strcmp(group.names[i], name) == 0) return group.values[i].get();
+    }
+  }
+  return 0;
+}
+
+/// The longest copy so far.
+Nanos Catchup::paused() const {
+  std::uint64_t most = 0;
+  for (const auto& named : rig_.cluster().registry().histograms()) {
+    if (named.name == "state_copy_ns") most = std::max(most, named.histogram->snapshot().max);
+  }
+  return static_cast<Nanos>(most);
+}
+
+double Catchup::per_second(Nanos time) const {
+  const std::uint64_t before = timeline_.count();
+  std::this_thread::sleep_for(std::chrono::nanoseconds(time));
+  return static_cast<double>(timeline_.count() - before) * 1e9 / static_cast<double>(time);
+}
+
+Status Catchup::wait_for(const char* what, const std::function<bool()>& condition) {
+  for (const Nanos until = clock_.now() + kPatience; clock_.now() < until;) {
+    if (condition()) return {};
+    std::this_thread::sleep_for(milliseconds(1));
+  }
+  return Error{std::string("waited a minute for ") + what +
+               "; see the counters 'state_receiver' and 'state_source' of the replicas"};
+}
+
+Status Catchup::round() {
+  const auto decided = [&] { return counted("replica2", "learner", "delivered"); };
+  healthy_.push_back(per_second(kSecond));
+  rig_.cluster().gate(kVictim).stop();
+  const std::uint64_t before = decided();
+  const std::uint64_t enough = before + 2 * rig_.cluster().config().limits.retain;
+  if (Status gone =
+          wait_for("what the replica missed to be forgotten", [&] { return decided() > enough; });
+      !gone) {
+    return gone;
+  }
+  without_.push_back(per_second(kSecond));
+  if (Status again = rig_.cluster().restart_replica(kVictim); !again) return again;
+  const Nanos begin = clock_.now();
+  const std::uint64_t first = timeline_.count();
+  // Until it executes what is ordered now.
+  const auto back = [&] {
+    return counted(kVictim, "state_receiver", "installed") != 0 &&
+           counted(kVictim, "worker", "values") != 0;
+  };
+  if (Status done = wait_for("the replica to come back", back); !done) return done;
+  const Nanos took = clock_.now() - begin;
+  during_.push_back(static_cast<double>(timeline_.count() - first) * 1e9 /
+                    static_cast<double>(took));
+  took_ms_.push_back(static_cast<double>(took) / 1e6);
+  megabytes_.push_back(
+      static_cast<double>(counted("replica2", "state_source", "chunks_sent")) *
+      consensus::fragment_bytes(rig_.cluster().config().mtu - dataplane::kIpUdpHeaderBytes) / 1e6);
+  paused_ms_.push_back(static_cast<double>(paused()) / 1e6);
+  std::this_thread::sleep_for(milliseconds(500));
+  return {};
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+Status Catchup::run(Report& report) {
+  if (Status begun = rig_.run(rate_, &timeline_); !begun) return begun;
+  std::this_thread::sleep_for(std::chrono::duration<double>(options_.workload.warmup));
+  const auto before = rig_.reading();
+  for (std::uint32_t i = 0; i < options_.rounds; ++i) {
+    if (Status done = round(); !done) return done;
+  }
+  if (Status rested = rig_.rest(); !rested) return rested;
+  Result result = rig_.result_since(before);
+  result.label = rate_ == 0 ? "replica comes back, closed loop" : "replica comes back, open loop";
+  const double kept = median(during_) / median(healthy_);
+  result.extra["healthy_per_second"] = median(healthy_);
+  result.extra["without_per_second"] = median(without_);
+  result.extra["during_per_second"] = median(during_);
+  result.extra["kept"] = kept;
+  result.extra["came_back_ms"] = median(took_ms_);
+  result.extra["copied_mb_in_all"] = megabytes_.back();
+  result.extra["longest_copy_ms"] = paused_ms_.back();
+  result.targets.push_back({"at least 90 % of the commands while a replica comes back",
+                            "100 MB/s sent at most, eight passes over each byte", kept >= 0.9});
+  return report.add(result);
+}
+
+Status run_catchup(const Options& options, Report& report) {
+  auto made = Rig::create(options.workload);
+  if (!made) return made.error();
+  Rig& rig = *made.value();
+  if (auto loaded = rig.load(); !loaded) return loaded.error();
+  auto peak = rig.measure(options.workload.load.mix);
+  if (!peak) return peak.error();
+  peak.value().label = "peak, closed loop";
+  const double rate = options.load >= 1 ? 0 : peak.value().per_second * options.load;
+  Catchup catchup(options, rig, rate);
+  if (Status done = catchup.run(report); !done) return done;
+  if (Status finished = rig.finish(peak.value()); !finished) return finished;
+  return report.add(peak.value());
+}
+
+}  // namespace
+
+Experiment catchup_experiment() {
+  auto options = std::make_shared<Options>();
+  options->workload.experiment = "catchup";
+  options->workload.gated = true;
+  options->workload.load.keys = 1'000'000;
+  options->workload.load.value_bytes = 8;
+  options->workload.seconds = 2;
+  options->workload.warmup = 1;
+  return {"catchup", "a replica loses its memory under load and fetches the state of the other one",
+          "40 s",
+          [options](CLI::App& app) {
+            app.add_option("--rounds", options->rounds, "how often it is killed")
+                ->check(CLI::Range(1, 1'000))
+                ->capture_default_str();
+            app.add_option("--load", options->load, "share of the peak; 1: as fast as it goes")
+                ->check(CLI::Range(0.01, 1.0))
+                ->capture_default_str();
+            app.add_option("--keys", options->workload.load.keys, "records")
+                ->check(CLI::Range(2, 100'000'000))
+                ->capture_default_str();
+            app.add_option("--value-bytes", options->workload.load.value_bytes, "of each")
+                ->check(CLI::Range(1, 16'000))
+                ->capture_default_str();
+            app.add_option("--warmup", options->workload.warmup, "seconds before")
+                ->capture_default_str();
+          },
+          [options](Report& report) { return run_catchup(*options, report); }};
+}
+
+}  // namespace annulus::bench
