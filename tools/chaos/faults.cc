@@ -40,10 +40,8 @@ constexpr FaultRow kRows[] = {
 constexpr Comeback kComebacks[] = {
     {NodeKind::kAcceptor, Durability::kDisk, true},
     {NodeKind::kReplica, Durability::kDisk, true},
-    // True once an acceptor that lost its votes is admitted again under another identity.
-    {NodeKind::kAcceptor, Durability::kMemory, false},
-    // True once a replica without state gets it from another.
-    {NodeKind::kReplica, Durability::kMemory, false},
+    {NodeKind::kAcceptor, Durability::kMemory, true},  // as a new member
+    {NodeKind::kReplica, Durability::kMemory, true},   // with the state of another one
 };
 // clang-format on
 
