@@ -158,7 +158,7 @@ Result<Change> make_change(const Arguments& arguments, const Config& config, Cha
   change.verb = verb;
   change.kind = (*node)->kind == NodeKind::kAcceptor ? consensus::JoinKind::kAcceptor
                                                      : consensus::JoinKind::kReplica;
-  if (verb == ChangeVerb::kAdd && (*node)->kind == NodeKind::kReplica) {
+  if (verb != ChangeVerb::kRemove && (*node)->kind == NodeKind::kReplica) {
     return Error{"replicas are those the cluster was created with; only acceptors can be added"};
   }
   change.operation = arguments.operation;
