@@ -42,7 +42,8 @@ bool Acceptor::promise(Ballot ballot, Effects& effects) {
 void Acceptor::on_phase1a(const Received& in, Effects& effects) {
   const auto& m = message<Phase1A>(in.frame);
   const Ballot ballot{m.ballot.get()};
-  if (m.fingerprint != fingerprint(configuration_, options_.fingerprint)) {
+  const bool same = m.fingerprint == fingerprint(configuration_, options_.fingerprint);
+  if (!same && !DEFECT(kOtherEpochVotes)) {
     counters_[AcceptorCounter::kDropFingerprint].add();
     return;
   }

@@ -19,56 +19,30 @@ struct Found {
   std::uint64_t seed;
 };
 constexpr Found kRecorded[] = {
-    {Defect::kLearnerTakesLatestValue, 3},
-    {Defect::kAcceptorVotesWithoutValue, 1},
-    {Defect::kAcceptorForgetsPromise, 4},
-    {Defect::kQuorumOneTooFew, 1},
-    {Defect::kBallotNotUnique, 1},
-    {Defect::kDecisionAcrossBallots, 2},
-    {Defect::kPhase1MinorityEnough, 2},
-    {Defect::kPhase1ForgetsAccepted, 1},
-    {Defect::kSessionKeepsMaximum, 1},
-    {Defect::kDuplicateExecuted, 1},
-    {Defect::kReplyBeforePrefix, 1},
-    {Defect::kSkipUndecidedMask, 16},
-    {Defect::kReplicaSkipsWrite, 1},
-    {Defect::kReadsInSessionTable, 1},
-    {Defect::kFloorRaisedAtSubmission, 1},
-    {Defect::kCachedReplyOfNeighbour, 1},
-    {Defect::kRepliesBySubstitute, 1},
-    {Defect::kChecksumIgnored, 3},
-    {Defect::kHoleTakesCommand, 1},
-    {Defect::kPhase1TakesLowest, 8},
-    {Defect::kPhase1ForgetsOwn, 5},
-    {Defect::kFragmentOfAnyValue, 28},
-    {Defect::kPulledTakenAsDecided, 1},
-    {Defect::kStaleExecuted, 28},
-    {Defect::kExpiryIgnoresActivity, 3},
-    {Defect::kReadAnsweredUnordered, 1},
-    {Defect::kReplyPartsMixed, 90},
-    {Defect::kRefusalBelieved, 3},
-    {Defect::kAmnesiacVotes, 17},
-    {Defect::kTrailingOutrun, 11},
-    {Defect::kVoteBeforeWrite, 3},
-    {Defect::kPromiseNotKept, 1},
-    {Defect::kLogChecksumIgnored, 2},
-    {Defect::kLogCutAtDamage, 3},
-    {Defect::kLaterWriteVouches, 1},
-    {Defect::kDiskErrorIgnored, 4},
-    {Defect::kDamageDenied, 140},
-    {Defect::kSessionsNotCopied, 6},
-    {Defect::kImageTorn, 23},
-    {Defect::kImageOffByOne, 6},
-    {Defect::kHalfImageInstalled, 6},
+    {Defect::kLearnerTakesLatestValue, 5}, {Defect::kAcceptorVotesWithoutValue, 1},
+    {Defect::kAcceptorForgetsPromise, 4},  {Defect::kQuorumOneTooFew, 1},
+    {Defect::kBallotNotUnique, 1},         {Defect::kDecisionAcrossBallots, 1},
+    {Defect::kPhase1MinorityEnough, 2},    {Defect::kPhase1ForgetsAccepted, 1},
+    {Defect::kSessionKeepsMaximum, 1},     {Defect::kDuplicateExecuted, 1},
+    {Defect::kReplyBeforePrefix, 1},       {Defect::kSkipUndecidedMask, 16},
+    {Defect::kReplicaSkipsWrite, 1},       {Defect::kReadsInSessionTable, 1},
+    {Defect::kFloorRaisedAtSubmission, 1}, {Defect::kCachedReplyOfNeighbour, 1},
+    {Defect::kRepliesBySubstitute, 1},     {Defect::kChecksumIgnored, 3},
+    {Defect::kHoleTakesCommand, 19},       {Defect::kPhase1TakesLowest, 6},
+    {Defect::kPhase1ForgetsOwn, 5},        {Defect::kFragmentOfAnyValue, 44},
+    {Defect::kPulledTakenAsDecided, 1},    {Defect::kStaleExecuted, 12},
+    {Defect::kExpiryIgnoresActivity, 3},   {Defect::kReadAnsweredUnordered, 1},
+    {Defect::kReplyPartsMixed, 90},        {Defect::kRefusalBelieved, 2},
+    {Defect::kAmnesiacVotes, 1},           {Defect::kProposesPastChange, 1},
+    {Defect::kOtherEpochVotes, 1},         {Defect::kUnsettledVotes, 1},
+    {Defect::kChangeKeepsBallot, 1},       {Defect::kConfigurationNotKept, 1},
+    {Defect::kTrailingOutrun, 94},         {Defect::kVoteBeforeWrite, 1},
+    {Defect::kPromiseNotKept, 1},          {Defect::kLogChecksumIgnored, 2},
+    {Defect::kLogCutAtDamage, 3},          {Defect::kLaterWriteVouches, 1},
+    {Defect::kDiskErrorIgnored, 1},        {Defect::kDamageDenied, 10},
+    {Defect::kSessionsNotCopied, 6},       {Defect::kImageTorn, 15},
+    {Defect::kImageOffByOne, 6},           {Defect::kHalfImageInstalled, 6},
 };
-
-/// The run of a seed that may show the defect: this one needs a node that crashes.
-RunOptions run_for(Defect defect, std::uint64_t seed) {
-  RunOptions options;
-  options.seed = seed;
-  options.mix = defect == Defect::kAmnesiacVotes;
-  return options;
-}
 
 void print(Defect defect, std::uint64_t seed, const std::string& how) {
   std::printf("%-30s seed %-4llu %s\n", kDefectNames[static_cast<std::size_t>(defect)],
@@ -88,7 +62,7 @@ bool find_planted(const char* only, std::uint64_t seeds_max) {
     std::string how;
     std::uint64_t seed = 0;
     while (how.empty() && seed < seeds_max) {
-      const RunOptions run = run_for(defect, ++seed);
+      const RunOptions run{.seed = ++seed};
       how = outcome_in_child(run, defect);
       if (!how.empty() && !outcome_in_child(run).empty()) how.clear();  // fails anyway
     }
@@ -103,7 +77,7 @@ bool find_planted(const char* only, std::uint64_t seeds_max) {
 bool replay_planted() {
   bool good = true;
   for (const Found& one : kRecorded) {
-    const RunOptions options = run_for(one.defect, one.seed);
+    const RunOptions options{.seed = one.seed};
     const std::string with = outcome_in_child(options, one.defect);
     const std::string without = outcome_in_child(options);
     print(one.defect, one.seed, with.empty() ? "NOT FOUND" : with);

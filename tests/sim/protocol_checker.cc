@@ -106,7 +106,8 @@ bool ProtocolChecker::speaks_as_member(std::uint32_t acceptor, const FrameHeader
                  std::to_string(header.sender));
     return false;
   }
-  begin_identity(acceptor, sender);
+  id_[acceptor] = sender;
+  ++admitted_;
   return true;
 }
 
@@ -208,7 +209,8 @@ void ProtocolChecker::on_phase2a(Nanos now, std::uint32_t sender,
   }
   // Whoever proposes accepts by that; with a disk, once it counts its own vote.
   const AcceptorSet own = consensus::just(sender);
-  proposals_[raw(instance)].push_back({ballot, value, own, durable_ ? AcceptorSet{} : own});
+  proposals_[raw(instance)].push_back(
+      {.ballot = ballot, .value = value, .votes = own, .said = durable_ ? AcceptorSet{} : own});
 }
 
 /// T7: a value that is new at an instance, though something above it was decided or is known to
@@ -292,7 +294,7 @@ void ProtocolChecker::on_decided(const consensus::WireDecided& wire) {
     proposal->told = true;
     // If it takes the coordinator's own vote, that has been said by this.
     if (consensus::size(proposal->said) < configuration_.majority())
-      proposal->said = proposal->votes;
+      proposal->said = AcceptorSet{raw(proposal->votes) & ~raw(proposal->former)};
   }
   verified->second = std::max(verified->second, told.below);
 }

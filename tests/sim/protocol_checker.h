@@ -92,9 +92,10 @@ class ProtocolChecker final : public NetworkObserver {
   struct Proposal {
     consensus::Ballot ballot{};
     consensus::Value value;
-    consensus::AcceptorSet votes{};  // sent, or implied by proposing
-    consensus::AcceptorSet said{};   // of these, what nobody may take back
-    bool told = false;               // decided, to somebody
+    consensus::AcceptorSet votes{};   // sent, or implied by proposing
+    consensus::AcceptorSet said{};    // of these, what nobody may take back
+    consensus::AcceptorSet former{};  // of these, who has another identity since
+    bool told = false;                // decided, to somebody
   };
   struct Held {
     std::array<std::uint64_t, consensus::kAcceptorsMax> fragments{};
@@ -164,7 +165,6 @@ class ProtocolChecker final : public NetworkObserver {
   void check_proposer_order();
 
   bool speaks_as_member(std::uint32_t acceptor, const dataplane::FrameHeader& header);
-  void begin_identity(std::uint32_t acceptor, consensus::NodeId id);
   void check_epoch(std::uint32_t acceptor, const dataplane::FrameHeader& header,
                    consensus::Ballot ballot);
   void check_change(const consensus::Phase2A& proposal);

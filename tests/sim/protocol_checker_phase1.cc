@@ -13,9 +13,22 @@ using consensus::Instance;
 using consensus::Value;
 using dataplane::FrameHeader;
 
+/// It has said nothing yet. Its votes under an earlier identity still count where they were cast,
+/// but it need not know of them.
 void ProtocolChecker::set_stranger(std::uint32_t acceptor) {
   if (id_[acceptor] != consensus::kNoNode) former_ids_[id_[acceptor]] = acceptor;
   id_[acceptor] = consensus::kNoNode;
+  silent_[acceptor].clear();
+  ++incarnation_[acceptor];
+  floor_[acceptor] = restart_floor_[acceptor] = promised_[acceptor] = {};
+  promising_[acceptor] = {};
+  reported_[acceptor] = {};
+  for (std::vector<Proposal>& each : proposals_) {
+    for (Proposal& proposal : each) {
+      proposal.former = proposal.former | consensus::just(acceptor);
+      proposal.said = consensus::AcceptorSet{raw(proposal.said) & ~raw(proposal.former)};
+    }
+  }
 }
 
 /// T5b: a ballot belongs to one configuration, and only who is settled takes part.
@@ -42,23 +55,6 @@ void ProtocolChecker::check_change(const consensus::Phase2A& proposal) {
                  ", past a change of members at " + text(change->second));
   }
   if (consensus::from_wire(proposal.value).membership()) change_at_.emplace(ballot, instance);
-}
-
-/// It has said nothing yet. Its votes under the old identity still count where they were cast, but
-/// it need not know of them.
-void ProtocolChecker::begin_identity(std::uint32_t acceptor, consensus::NodeId id) {
-  id_[acceptor] = id;
-  ++admitted_;
-  ++incarnation_[acceptor];
-  floor_[acceptor] = restart_floor_[acceptor] = promised_[acceptor] = {};
-  promising_[acceptor] = {};
-  reported_[acceptor] = {};
-  const std::uint32_t others = ~raw(consensus::just(acceptor));
-  for (std::vector<Proposal>& each : proposals_) {
-    for (Proposal& proposal : each) {
-      if (!proposal.told) proposal.said = consensus::AcceptorSet{raw(proposal.said) & others};
-    }
-  }
 }
 
 void ProtocolChecker::set_restarted(std::uint32_t acceptor,
