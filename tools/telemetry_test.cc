@@ -106,7 +106,8 @@ TEST_F(TelemetryTest, ServesPrometheusOverTcp) {
 }
 
 TEST_F(TelemetryTest, AReplicaTellsItsStateAtAnInstance) {
-  start({}, [](std::uint64_t at) {
+  start({}, [](const std::string& query) {
+    const std::uint64_t at = std::stoull(query.substr(query.find('=') + 1));
     if (at > 40) return std::string("{\"pending\": true}");
     return "{\"executed\": " + std::to_string(at + 2) + ", \"kept\": 5, \"recomputed\": 6}";
   });
