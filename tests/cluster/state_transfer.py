@@ -7,9 +7,11 @@ read back from the one that returned.
 usage: state_transfer.py ANNULUS udp|memif
 """
 
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,7 +33,7 @@ def ordered(annulus, directory):
     return counter(snapshots(annulus, directory)["replica2"], "learner", "delivered")
 
 
-def wait_for(what, condition, seconds=60):
+def wait_for(what, condition, seconds=90):
     for _ in range(seconds * 10):
         if condition():
             return
@@ -52,10 +54,27 @@ def restart(annulus, directory, name, log):
                              name], stdout=log, stderr=log)
 
 
-def executed(annulus, directory):
-    """Whether both have executed up to the same instance."""
+def state(directory, name, at):
+    """What a replica tells of its state once it has executed instance `at`."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(f"{directory}/{name}.sock")
+        connection.sendall(f"GET /state?at={at} HTTP/1.0\r\n\r\n".encode())
+        answer = b""
+        while part := connection.recv(65_536):
+            answer += part
+    return json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+def states_agree(annulus, directory):
     found = snapshots(annulus, directory)
-    return len({gauge(found[name], "worker", "executed") for name in ("replica1", "replica2")}) == 1
+    names = ("replica1", "replica2")
+    top = max(gauge(found[name], "worker", "executed_instance") for name in names)
+    told = [state(directory, name, top) for name in names]
+    if any("executed" not in each for each in told):
+        return False
+    assert told[0] == told[1] and told[0]["kept"] == told[0]["recomputed"], told
+    return True
 
 
 def rate(writers, begin, end):
@@ -102,7 +121,7 @@ def run(annulus, directory, port, pids, started):
         assert writer.error is None, writer.error
     found = snapshots(annulus, directory)
     assert counter(found["replica2"], "worker", "states_copied") == 1
-    wait_for("both replicas as far as each other", lambda: executed(annulus, directory))
+    wait_for("both replicas to tell their states", lambda: states_agree(annulus, directory))
     os.kill(pids["replica2"], signal.SIGKILL)
     for writer in writers:
         expect(clients.cli("GET", writer.name), str(len(writer.completed)))
