@@ -22,6 +22,8 @@ namespace annulus::sim {
 
 constexpr std::uint32_t kReplyBytesMax = 128 * 1024;
 constexpr std::uint64_t kCluster = 0x5eed;
+/// The one counter that is of this machine, not of the simulated ones: it differs from run to run.
+constexpr const char* kHostCycles = "node.upkeep_cycles";
 constexpr consensus::NodeId acceptor_id(std::uint32_t index) {
   return consensus::NodeId{1 + index};
 }

@@ -98,7 +98,8 @@ void Cluster::forget(const std::string& node) {
   for (const auto& group : registry_.groups()) {
     if (group.node != node) continue;
     for (std::size_t i = 0; i < group.values.size(); ++i) {
-      counted_[group.stage + "." + group.names[i]] += group.values[i].get();
+      const std::string name = group.stage + "." + group.names[i];
+      if (name != kHostCycles) counted_[name] += group.values[i].get();
     }
   }
   registry_.remove(node);

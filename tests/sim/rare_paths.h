@@ -59,7 +59,6 @@ constexpr RarePath kRarePaths[] = {
     {"state of another replica installed", "worker.states_installed"},
     {"state damaged on its way and refused", "state_receiver.refused"},
     {"piece of a state pulled again", "state_receiver.chunks_pulled_again"},
-    {"state asked of another peer midway", "state_receiver.changed_midway"},
     {"query dropped by a replica without state", "node.drop_query_without_state"},
     {"vote that waited for the log", "acceptor.votes_after_write"},
     {"value read from the log", "acceptor.values_from_log"},
