@@ -115,7 +115,6 @@ class AcceptorNode final : public dataplane::Stage {
   bool failed() const { return failed_.load(std::memory_order_relaxed); }
   /// Any thread.
   Standing standing() const { return standing_.load(std::memory_order_relaxed); }
-  ChangeVerdict last_verdict() const { return verdict_.load(std::memory_order_relaxed); }
   /// Any thread: the configuration as encode() writes it.
   const ConfigurationBoard& board() const { return board_; }
   bool settled() const { return settled_.load(std::memory_order_relaxed); }
@@ -198,7 +197,6 @@ class AcceptorNode final : public dataplane::Stage {
   std::array<Candidate, 8> candidates_{};
   dataplane::SpscRing<Change> changes_{2};  // from ask_change()
   Nanos change_at_ = kNever;
-  std::atomic<ChangeVerdict> verdict_{ChangeVerdict::kAllowed};
   dataplane::Counters<NodeCounter> counters_;
 };
 

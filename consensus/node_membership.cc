@@ -237,7 +237,6 @@ void AcceptorNode::forward_change(Nanos now) {
   const Change* change = changes_.front();
   if (change == nullptr || (change_at_ != kNever && now < change_at_)) return;
   const ChangeVerdict verdict = judge(configuration_, *change);
-  verdict_.store(verdict, std::memory_order_relaxed);
   if (verdict != ChangeVerdict::kAllowed) {
     changes_.pop();
     change_at_ = kNever;

@@ -113,6 +113,19 @@ TEST(Config, FingerprintCoversWhatMustBeEqualAndNothingElse) {
   EXPECT_EQ(of(std::string(kThree) + "[cores]\nworker = \"0\"\n"), base);
 }
 
+TEST(Config, WhoJoinsIsNoneOfTheFounders) {
+  const std::string fourth = "[[acceptors]]\nname = \"a4\"\nid = 4\naddress = \"127.0.0.1:4199\"\n";
+  const Result<Config> config =
+      parse_config(std::string(kThree) + fourth + "joins = true\n", "c.toml");
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  EXPECT_EQ(ring_configuration(config->cluster).acceptors.size(), 3u);
+  EXPECT_TRUE(config->cluster.find("a4")->joins);
+  const Result<Config> again = parse_config(to_toml(*config), "c.toml");
+  ASSERT_TRUE(again.ok()) << again.error().message;
+  EXPECT_TRUE(again->cluster.find("a4")->joins);
+  EXPECT_FALSE(parse_config(std::string(kThree) + fourth, "c.toml").ok());  // four founders
+}
+
 TEST(ConfigMistakes, WrongKeyNamesTheNearest) {
   expect_error(with("name = \"r1\"", "nmae = \"r1\""), "c.toml:20: ", "did you mean 'name'?");
   expect_error(with("[cluster]", "[cluster]\ndisemination = \"ring\""),
