@@ -11,7 +11,7 @@
 //   holds it as far back as any acceptor did (`base`). Hence a majority that acts under the new
 //   configuration holds what was decided under the old one, and the old members may go.
 // - One member changes at a time, and an identity is never used twice: a node whose memory is lost
-//   is another node.
+//   is another node. (Replicas vote on nothing: one comes back as who it was, candidate.h.)
 //
 // Why a memory acceptor that was started again is safe. Let x be the lost one, and C' = C - x + y
 // decided at n. Up to n only majorities of C count. x's votes stay in them: cast, and never taken

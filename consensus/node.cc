@@ -321,6 +321,7 @@ LearnerNode::LearnerNode(const LearnerNodeOptions& options, const Configuration&
       transfer_(make_transfer()) {}
 
 dataplane::PollResult LearnerNode::poll(Nanos now, std::uint32_t budget) {
+  if (removed()) return {poll_removed(now), kNever};
   std::uint32_t work = send_replies(now, budget);
   send_proposals(now);
   bool drained = false;
@@ -418,6 +419,17 @@ void LearnerNode::adopt(const Configuration& next) {
   if (next.epoch <= configuration_.epoch) return;
   counters_[NodeCounter::kConfigurations].add();
   configuration_ = next;
+  const auto self = configuration_.learner_index(options_.identity.node);
+  removed_.store(self != self_, std::memory_order_relaxed);
+}
+
+std::uint32_t LearnerNode::poll_removed(Nanos now) {
+  const std::span<Received> burst = port_.receive(now);
+  const auto work = static_cast<std::uint32_t>(burst.size());
+  counters_[NodeCounter::kDropNotForUs].add(work);
+  Port::release(burst);
+  effects_.clear();
+  return work;
 }
 
 void LearnerNode::on_query(const Received& in, Nanos now) {

@@ -230,6 +230,8 @@ class LearnerNode final : public dataplane::Stage {
   const Learner& learner() const { return learner_; }
   /// All that it has learned is with the worker, or on its way there.
   bool current() const { return transfer_ == nullptr || transfer_->receiver.current(); }
+  /// The members do not list it any more: it says nothing, and executes nothing. Any thread.
+  bool removed() const { return removed_.load(std::memory_order_relaxed); }
   void add_counters(dataplane::Registry& registry, const std::string& node);
   static std::string memory_plan(const LearnerNodeOptions& options);
 
@@ -250,6 +252,7 @@ class LearnerNode final : public dataplane::Stage {
   void send_proposals(Nanos now);
   std::uint32_t deliver(Nanos now);
   void adopt(const Configuration& next);
+  std::uint32_t poll_removed(Nanos now);
   bool next_learned(Delivery& delivery);
   std::uint32_t deliver_directly(std::uint32_t room);
   bool on_state_message(const Received& in, Nanos now);
@@ -264,6 +267,7 @@ class LearnerNode final : public dataplane::Stage {
   Configuration configuration_;
   ConfigurationNews news_;
   const std::uint32_t self_;
+  std::atomic<bool> removed_{false};  // only ever becomes true: nothing is published through it
   dataplane::BufferPool pool_;
   Port port_;
   Backlog backlog_;

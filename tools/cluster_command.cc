@@ -158,9 +158,6 @@ Result<Change> make_change(const Arguments& arguments, const Config& config, Cha
   change.verb = verb;
   change.kind = (*node)->kind == NodeKind::kAcceptor ? consensus::JoinKind::kAcceptor
                                                      : consensus::JoinKind::kReplica;
-  if (verb != ChangeVerb::kRemove && (*node)->kind == NodeKind::kReplica) {
-    return Error{"replicas are those the cluster was created with; only acceptors can be added"};
-  }
   change.operation = arguments.operation;
   while (change.operation == 0) {
     CHECK(getrandom(&change.operation, sizeof change.operation, 0) == sizeof change.operation);
@@ -268,9 +265,10 @@ void add_cluster_command(CLI::App& app, int& status) {
       return change_members(given, config, verb);
     });
   };
-  changer("add", "Admit an acceptor that runs and has joins = true", ChangeVerb::kAdd);
+  changer("add", "Admit an acceptor or a replica that runs and has joins = true", ChangeVerb::kAdd);
   changer("remove", "Take an acceptor or a replica out", ChangeVerb::kRemove);
-  changer("replace", "Take an acceptor out and admit another in its place", ChangeVerb::kReplace);
+  changer("replace", "Take an acceptor or a replica out and admit another in its place",
+          ChangeVerb::kReplace);
 }
 
 }  // namespace annulus::tools

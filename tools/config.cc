@@ -167,7 +167,7 @@ consensus::Configuration ring_configuration(const ClusterConfig& cluster) {
     if (node.kind == NodeKind::kAcceptor && !node.joins) {
       ring.acceptors.push_back({node.id, node.address});
     }
-    if (node.kind == NodeKind::kReplica) {
+    if (node.kind == NodeKind::kReplica && !node.joins) {
       ring.learners.push_back({node.id, node.address, node.partitions});
     }
   }

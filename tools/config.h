@@ -53,7 +53,7 @@ struct NodeConfig {
   dataplane::Endpoint address;
   consensus::PartitionMask partitions = consensus::kAllPartitions;  // replicas only
   dataplane::Endpoint listen;                                       // proxies only: Redis clients
-  bool joins = false;  // acceptors only: none of those that the cluster was created with
+  bool joins = false;  // acceptors and replicas: none of those that the cluster was created with
   // Acceptors with durability disk: where the log is, and how much of that disk it takes at start.
   std::string directory;
   std::uint32_t log_mb = 1'024;

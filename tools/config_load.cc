@@ -169,7 +169,7 @@ class Loader {
         reader.endpoint("listen", node.listen);
       }
       if (kind == NodeKind::kAcceptor) storage(reader, node);
-      if (kind == NodeKind::kAcceptor) reader.boolean("joins", node.joins);
+      if (kind != NodeKind::kProxy) reader.boolean("joins", node.joins);
       device(reader, node);
       distinct(reader, node);
       reader.finish();
@@ -299,11 +299,23 @@ class Loader {
       mistakes_.note(nullptr, std::to_string(acceptors) + " [[acceptors]]; at most " +
                                   std::to_string(consensus::kAcceptorsMax));
     }
-    if (config_.cluster.mode == Mode::kClientServer) return;
+    if (replicas > 0 && founders(NodeKind::kReplica) == 0) {
+      mistakes_.note(nullptr,
+                     "every one of the [[replicas]] has joins = true: leave it out of those that "
+                     "the cluster is created with, one at least");
+    }
+    if (config_.cluster.mode != Mode::kClientServer) ring(acceptors, founders(NodeKind::kAcceptor));
+  }
+
+  /// Those that the cluster is created with.
+  std::uint32_t founders(NodeKind kind) const {
     const auto& nodes = config_.cluster.nodes;
-    const auto founders = std::count_if(nodes.begin(), nodes.end(), [](const NodeConfig& node) {
-      return node.kind == NodeKind::kAcceptor && !node.joins;
-    });
+    return static_cast<std::uint32_t>(
+        std::count_if(nodes.begin(), nodes.end(),
+                      [kind](const NodeConfig& node) { return node.kind == kind && !node.joins; }));
+  }
+
+  void ring(std::uint32_t acceptors, std::uint32_t founders) {
     if (acceptors == 0) {
       mistakes_.note(nullptr,
                      "no [[acceptors]]: a ring needs a majority of 2f+1 acceptors to survive f "

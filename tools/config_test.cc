@@ -126,6 +126,16 @@ TEST(Config, WhoJoinsIsNoneOfTheFounders) {
   EXPECT_FALSE(parse_config(std::string(kThree) + fourth, "c.toml").ok());  // four founders
 }
 
+TEST(Config, AReplicaThatJoinsIsNoneOfTheFounders) {
+  const std::string third = "[[replicas]]\nname = \"r9\"\nid = 9\naddress = \"127.0.0.1:4199\"\n";
+  const Result<Config> config =
+      parse_config(std::string(kThree) + third + "joins = true\n", "c.toml");
+  ASSERT_TRUE(config.ok()) << config.error().message;
+  const std::size_t founders = parse_config(kThree, "c.toml")->cluster.count(NodeKind::kReplica);
+  EXPECT_EQ(ring_configuration(config->cluster).learners.size(), founders);
+  EXPECT_EQ(config->cluster.count(NodeKind::kReplica), founders + 1);
+}
+
 TEST(ConfigMistakes, WrongKeyNamesTheNearest) {
   expect_error(with("name = \"r1\"", "nmae = \"r1\""), "c.toml:20: ", "did you mean 'name'?");
   expect_error(with("[cluster]", "[cluster]\ndisemination = \"ring\""),

@@ -88,14 +88,6 @@ WorkerOptions worker_options(const ClusterConfig& cluster, const NodeConfig& nod
   options.sessions.sessions_max = cluster.limits.sessions;
   options.sessions.segments_max = cluster.limits.session_memory_mb;
   options.replies.frame_bytes_max = frame_bytes(cluster);
-  std::uint16_t replica = 0;
-  for (const NodeConfig& other : cluster.nodes) {
-    if (other.kind != NodeKind::kReplica) continue;
-    if (other.name == node.name) options.replies.replica = replica;
-    ++replica;
-  }
-  // The first replica proposes to expire an idle session; the next only if it did not.
-  options.session_idle += options.replies.replica * kSecond;
   return options;
 }
 
@@ -109,6 +101,7 @@ class AcceptorHost final : public Node {
     if (setup.bootstrap) touch_memory(setup);
   }
   bool failed() const override { return stage_.failed(); }
+  consensus::Standing standing() const override { return stage_.standing(); }
   consensus::AcceptorNode* acceptor() override { return &stage_; }
   std::vector<Stage*> stages() override { return {&stage_}; }
   void add_counters(dataplane::Registry& registry) override {
@@ -200,6 +193,9 @@ class ReplicaHost final : public Node {
                 Worker::Rings{deliveries_, replies_, proposals_, &state_}) {}
   std::vector<Stage*> stages() override { return {&learner_, &worker_}; }
   Worker* worker() override { return &worker_; }
+  consensus::Standing standing() const override {
+    return learner_.removed() ? consensus::Standing::kRemoved : consensus::Standing::kMember;
+  }
   void add_counters(dataplane::Registry& registry) override {
     learner_.add_counters(registry, name());
     worker_.add_counters(registry, name());
@@ -223,6 +219,11 @@ class ReplicaHost final : public Node {
   WorkerOptions worker(const NodeSetup& setup) const {
     WorkerOptions options = worker_options(setup.cluster, setup.node);
     options.epoch = epoch_;
+    const auto replica = setup.ring.learner_index(setup.node.id);
+    CHECK(replica.has_value());
+    options.replies.replica = static_cast<std::uint16_t>(*replica);
+    // The first replica proposes to expire an idle session; the next only if it did not.
+    options.session_idle += options.replies.replica * kSecond;
     options.replies.frame_bytes_max = setup.transport.frame_bytes_max();
     return options;
   }

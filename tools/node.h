@@ -24,7 +24,7 @@ namespace annulus::tools {
 /// What a node is made from. All of it outlives the node.
 struct NodeSetup {
   const ClusterConfig& cluster;
-  const consensus::Configuration& ring;
+  const consensus::Configuration& ring;  // lists a replica under node.id
   const NodeConfig& node;
   dataplane::Transport& transport;
   /// Acceptors: this is the bootstrap of a new cluster. Otherwise an acceptor of a memory cluster
@@ -45,6 +45,8 @@ class Node {
   virtual void add_counters(dataplane::Registry& registry) = 0;
   /// It has stopped for good and says nothing any more: an acceptor whose log failed.
   virtual bool failed() const { return false; }
+  /// Its place among the members. One that is removed says nothing any more.
+  virtual consensus::Standing standing() const { return consensus::Standing::kMember; }
   /// The worker of a replica, null of others.
   virtual statemachine::Worker* worker() { return nullptr; }
   /// The stage of an acceptor, null of others.

@@ -1,9 +1,12 @@
 #include "tools/node_command.h"
 
+#include <sys/random.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 
+#include "consensus/candidate.h"
 #include "tools/config.h"
 #include "tools/config_command.h"
 #include "tools/members_answer.h"
@@ -17,6 +20,7 @@ namespace annulus::tools {
 namespace {
 
 constexpr int kFailureCheckMs = 200;
+constexpr int kCandidatePollMs = 1;
 
 struct Arguments {
   std::string file;
@@ -92,13 +96,51 @@ void tell_standing(const std::string& name, consensus::Standing now, consensus::
   std::fflush(stdout);
 }
 
-Status run(const Config& config, const NodeConfig& node, const Arguments& arguments) {
+/// Waits until the cluster has a place for a replica that is new to it: then `ring` are the
+/// members, and `node` has the id that they gave it. False if the process is to stop first.
+bool find_place(const Config& config, NodeConfig& node, dataplane::Transport& transport,
+                const StopSignals& signals, consensus::Configuration& ring) {
+  std::uint64_t incarnation = 0;
+  while (incarnation == 0) {
+    CHECK(getrandom(&incarnation, sizeof incarnation, 0) == sizeof incarnation);
+  }
+  std::vector<dataplane::Endpoint> acceptors;
+  for (const NodeConfig& each : config.cluster.nodes) {
+    if (each.kind == NodeKind::kAcceptor) acceptors.push_back(each.address);
+  }
+  consensus::ReplicaCandidate candidate({.cluster = config.cluster.id, .epoch = incarnation}, ring,
+                                        std::move(acceptors), node.address, incarnation, transport);
+  dataplane::TscClock clock;
+  auto told = consensus::Standing::kMember;
+  for (const Nanos begun = clock.now(); !signals.wait(kCandidatePollMs);) {
+    const Nanos now = clock.now();
+    candidate.poll(now);
+    if (const auto place = candidate.admitted()) {
+      ring = candidate.configuration();
+      node.id = ring.learners[*place].id;
+      tell_standing(node.name, consensus::Standing::kMember, told);
+      return true;
+    }
+    // A member that was started again is told of its place at once.
+    if (now - begun > 100 * kMillisecond) {
+      tell_standing(node.name, consensus::Standing::kJoining, told);
+    }
+  }
+  return false;
+}
+
+Status run(const Config& config, const NodeConfig& listed, const Arguments& arguments) {
   const bool bootstrap = arguments.bootstrap;
+  NodeConfig node = listed;
   // Before the transport: DPDK starts threads, which must inherit the mask.
   const StopSignals signals;
   auto transport = open_transport(config.cluster, node);
   if (!transport) return transport.error();
-  const consensus::Configuration ring = ring_configuration(config.cluster);
+  consensus::Configuration ring = ring_configuration(config.cluster);
+  if (node.kind == NodeKind::kReplica && node.joins &&
+      !find_place(config, node, *transport.value(), signals, ring)) {
+    return {};
+  }
   std::vector<std::unique_ptr<Node>> nodes;
   auto made = make_node({.cluster = config.cluster,
                          .ring = ring,
@@ -127,10 +169,10 @@ Status run(const Config& config, const NodeConfig& node, const Arguments& argume
   cores.value()->start();
   print_start(node, config, *cores.value(), *telemetry.value(), bootstrap);
   bool stopped = false;
-  auto standing = acceptor != nullptr ? acceptor->standing() : consensus::Standing::kMember;
+  auto standing = nodes.front()->standing();
   while (!stopped && !nodes.front()->failed() && standing != consensus::Standing::kRemoved) {
     stopped = telemetry.value()->serve(signals.descriptor(), kFailureCheckMs);
-    if (acceptor != nullptr) tell_standing(node.name, acceptor->standing(), standing);
+    tell_standing(node.name, nodes.front()->standing(), standing);
   }
   cores.value()->stop();
   if (stopped || standing == consensus::Standing::kRemoved) return {};

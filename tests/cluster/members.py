@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Members of a cluster of real processes come and go under a Redis client: acceptors that lost
-their memory, or their log, are admitted anew; one is added, replaced, removed.
+their memory, or their log, are admitted anew; one is added, replaced, removed; and replicas.
 
 usage: members.py ANNULUS memory|disk
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from processes import free_port
 from redis_clients import RedisClients, expect, require_clients
-from telemetry import replicas_agree, show_logs
+from telemetry import show_logs, states_agree
 
 
 class Members:
@@ -105,11 +105,19 @@ class Members:
 
     def add_to_file(self, name):
         text = self.config.read_text()
+        kind = name.rstrip("0123456789")
         disk = (f'directory = "{self.directory}/{name}"\nlog_mb = 64\n'
-                if self.durability == "disk" else "")
-        node = (f'\n[[acceptors]]\nname = "{name}"\nid = {50 + int(name[-1])}\n'
+                if self.durability == "disk" and kind == "acceptor" else "")
+        node = (f'\n[[{kind}s]]\nname = "{name}"\nid = {len(text)}\n'
                 f'address = "127.0.0.1:{free_port()}"\njoins = true\n{disk}')
         self.config.write_text(text + node)
+
+    def said(self, name, text, seconds=10):
+        until = time.monotonic() + seconds
+        log = self.directory / f"{name}.log"
+        while text not in log.read_text():
+            assert time.monotonic() < until, f"{name} did not say: {text}"
+            time.sleep(0.05)
 
     def stop(self):
         for process in self.started.values():
@@ -147,8 +155,34 @@ def scenario(cluster):
     # Of the three that are left now, one may die.
     cluster.kill("acceptor1")
     cluster.write()
+    replicas(cluster)
     cluster.everything_is_there()
-    replicas_agree(cluster.annulus, str(cluster.directory))
+    until = time.monotonic() + 20
+    while not states_agree(cluster.annulus, str(cluster.directory), ("replica3", "replica4")):
+        assert time.monotonic() < until, "the replicas do not tell their states"
+
+
+def replicas(cluster):
+    """A third is added, the first replaced, the second removed; the new ones hold everything."""
+    for name in ("replica3", "replica4"):
+        cluster.add_to_file(name)
+        cluster.start(name)
+    cluster.said("replica3", "waits to be admitted")
+    cluster.run("add", "replica3")
+    cluster.write()
+    assert len(cluster.status()["members"]["replicas"]) == 3
+    cluster.run("replace", "replica1", "replica4")
+    cluster.said("replica1", "was taken out of the cluster")
+    cluster.write()
+    cluster.run("remove", "replica2")
+    cluster.said("replica2", "was taken out of the cluster")
+    cluster.write()
+    # Without state and without its votes on anything, it comes back as who it was.
+    cluster.kill("replica3")
+    cluster.write()
+    cluster.start("replica3")
+    cluster.write()
+    assert len(cluster.status()["members"]["replicas"]) == 2
 
 
 def main():

@@ -7,11 +7,9 @@ read back from the one that returned.
 usage: state_transfer.py ANNULUS udp|memif
 """
 
-import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +19,7 @@ from pathlib import Path
 from failover import Writer
 from processes import free_port, start
 from redis_clients import RedisClients, expect, require_clients
-from telemetry import counter, gauge, show_logs, snapshots
+from telemetry import counter, gauge, show_logs, snapshots, states_agree
 
 WRITERS = 8
 KEYS = 2_000
@@ -52,29 +50,6 @@ def values(clients, count):
 def restart(annulus, directory, name, log):
     return subprocess.Popen([annulus, "node", "--config", f"{directory}/cluster.toml", "--name",
                              name], stdout=log, stderr=log)
-
-
-def state(directory, name, at):
-    """What a replica tells of its state once it has executed instance `at`."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
-        connection.connect(f"{directory}/{name}.sock")
-        connection.sendall(f"GET /state?at={at} HTTP/1.0\r\n\r\n".encode())
-        answer = b""
-        while part := connection.recv(65_536):
-            answer += part
-    return json.loads(answer.partition(b"\r\n\r\n")[2])
-
-
-def states_agree(annulus, directory):
-    found = snapshots(annulus, directory)
-    names = ("replica1", "replica2")
-    top = max(gauge(found[name], "worker", "executed_instance") for name in names)
-    told = [state(directory, name, top) for name in names]
-    if any("executed" not in each for each in told):
-        return False
-    assert told[0] == told[1] and told[0]["kept"] == told[0]["recomputed"], told
-    return True
 
 
 def rate(writers, begin, end):
@@ -121,7 +96,8 @@ def run(annulus, directory, port, pids, started):
         assert writer.error is None, writer.error
     found = snapshots(annulus, directory)
     assert counter(found["replica2"], "worker", "states_copied") == 1
-    wait_for("both replicas to tell their states", lambda: states_agree(annulus, directory))
+    wait_for("both replicas to tell their states",
+             lambda: states_agree(annulus, directory, ("replica1", "replica2")))
     os.kill(pids["replica2"], signal.SIGKILL)
     for writer in writers:
         expect(clients.cli("GET", writer.name), str(len(writer.completed)))

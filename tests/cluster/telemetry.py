@@ -1,6 +1,7 @@
 """Counters of a cluster's processes, as `annulus top` reads them."""
 
 import json
+import socket
 import subprocess
 import time
 
@@ -32,6 +33,29 @@ def replicas_agree(annulus, directory):
             return
         time.sleep(0.1)
     raise AssertionError(f"replicas executed {executed} commands")
+
+
+def state(directory, name, at):
+    """What a replica tells of its state once it has executed instance `at`."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(20)
+        connection.connect(f"{directory}/{name}.sock")
+        connection.sendall(f"GET /state?at={at} HTTP/1.0\r\n\r\n".encode())
+        answer = b""
+        while part := connection.recv(65_536):
+            answer += part
+    return json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+def states_agree(annulus, directory, names):
+    """Replicas have one state, the hash they keep of it is its own; False if that takes longer."""
+    found = snapshots(annulus, directory)
+    top = max(gauge(found[name], "worker", "executed_instance") for name in names)
+    told = [state(directory, name, top) for name in names]
+    if any("executed" not in each for each in told):
+        return False
+    assert told[0]["kept"] == told[0]["recomputed"] and all(one == told[0] for one in told), told
+    return True
 
 
 def show_logs(directory):
