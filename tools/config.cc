@@ -174,6 +174,17 @@ consensus::Configuration ring_configuration(const ClusterConfig& cluster) {
   return ring;
 }
 
+consensus::Configuration client_configuration(const ClusterConfig& cluster) {
+  consensus::Configuration ring = ring_configuration(cluster);
+  ring.epoch = 0;
+  for (const NodeConfig& node : cluster.nodes) {
+    if (node.kind == NodeKind::kAcceptor && node.joins) {
+      ring.acceptors.push_back({node.id, node.address});
+    }
+  }
+  return ring;
+}
+
 std::string to_toml(const Config& config) {
   Writer writer;
   writer.cluster(config.cluster);

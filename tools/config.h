@@ -112,8 +112,11 @@ std::string to_toml(const Config& config);
 /// Hash of what must be equal in every acceptor and replica, but for the members, which change.
 std::uint64_t fingerprint(const ClusterConfig& cluster);
 
-/// What the roles need of it.
+/// The members that the cluster is created with: what the roles start from.
 consensus::Configuration ring_configuration(const ClusterConfig& cluster);
+/// The same for a client, which has no part in it: every acceptor of the file may be one by now.
+/// Of epoch 0, so that whoever answers tells who the members are.
+consensus::Configuration client_configuration(const ClusterConfig& cluster);
 
 /// The name among `known` that is fewest edits away from `word`, or "" when none is near.
 std::string nearest_name(const std::string& word, const std::vector<std::string>& known);

@@ -136,7 +136,9 @@ Status run(const Config& config, const NodeConfig& listed, const Arguments& argu
   const StopSignals signals;
   auto transport = open_transport(config.cluster, node);
   if (!transport) return transport.error();
-  consensus::Configuration ring = ring_configuration(config.cluster);
+  consensus::Configuration ring = node.kind == NodeKind::kProxy
+                                      ? client_configuration(config.cluster)
+                                      : ring_configuration(config.cluster);
   if (node.kind == NodeKind::kReplica && node.joins &&
       !find_place(config, node, *transport.value(), signals, ring)) {
     return {};

@@ -112,10 +112,10 @@ class Members:
                 f'address = "127.0.0.1:{free_port()}"\njoins = true\n{disk}')
         self.config.write_text(text + node)
 
-    def said(self, name, text, seconds=10):
+    def said(self, name, text, seconds=10, count=1):
         until = time.monotonic() + seconds
         log = self.directory / f"{name}.log"
-        while text not in log.read_text():
+        while log.read_text().count(text) < count:
             assert time.monotonic() < until, f"{name} did not say: {text}"
             time.sleep(0.05)
 
@@ -176,6 +176,11 @@ def replicas(cluster):
     cluster.write()
     cluster.run("remove", "replica2")
     cluster.said("replica2", "was taken out of the cluster")
+    cluster.write()
+    # Of the acceptors that the cluster was created with, none is left: the proxy asks the others.
+    cluster.kill("proxy1")
+    cluster.start("proxy1")
+    cluster.said("proxy1", "ready", count=2)
     cluster.write()
     # Without state and without its votes on anything, it comes back as who it was.
     cluster.kill("replica3")
