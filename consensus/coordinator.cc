@@ -15,12 +15,6 @@ constexpr std::uint32_t kSilentMax = 16;
 /// How long a ring that failed is not used; longer if it fails again at once.
 constexpr Nanos kBrokenFirst = 100 * kMillisecond;
 constexpr Nanos kBrokenMax = 10 * kSecond;
-/// A learner is silent after four times the longest silence of it lately, at least this, at most
-/// that: hosts make their processes wait, and memory is cleared for a table that grows.
-constexpr Nanos kLearnerSilentMin = 200 * kMillisecond;
-constexpr Nanos kLearnerSilentMax = kSecond;
-/// One that reports and does not move is stuck.
-constexpr Nanos kLearnerIdleMax = kSecond;
 /// A proposal repeated this often without a majority for it: whoever coordinates is not heard.
 constexpr std::uint32_t kRepeatsMax = 10;
 
@@ -100,9 +94,8 @@ void Coordinator::propose_all(Nanos now, Effects& effects) {
     }
   }
   if (effects.room() < Effects::kPerStepMax) schedule(now);
-  if (!blocked) blocked_since_ = kNever;
-  if (blocked && blocked_since_ == kNever) blocked_since_ = attention_.awake(now);
-  if (blocked) schedule(now + learner_stall());
+  if (blocked && !blocked_) schedule(now);  // whoever has long stood still need not be waited for
+  blocked_ = blocked;
 }
 
 bool Coordinator::propose(const Value& value, const Slice& bytes, Nanos received, Nanos now,
@@ -115,7 +108,6 @@ bool Coordinator::propose(const Value& value, const Slice& bytes, Nanos received
   }
   ++next_;
   if (value.membership()) barrier_ = next_;
-  blocked_since_ = kNever;  // whoever blocks the next one has only begun to
   counters_[CoordinatorCounter::kProposals].add();
   Slot& place = slot(instance);
   place = Slot{value, bytes, {}, received, now, now + 2 * vote_delay_.p99(), 0, false};
@@ -274,6 +266,7 @@ void Coordinator::reroute() {
 }
 
 void Coordinator::advance_decided(Nanos now) {
+  note_debtors(now);
   while (decided_below_ < next_ && slot(decided_below_).decided) ++decided_below_;
   acceptor_.on_decided(decided(), now);
 }
@@ -309,95 +302,6 @@ void Coordinator::send_decision(bool repeated, Nanos now, Effects& effects) {
   tell_by_ = kNever;
   heartbeat_at_ = now + heartbeat_gap_;
   schedule(heartbeat_at_);
-}
-
-// --- Credits
-
-/// How far a learner lets proposals go.
-Instance Coordinator::credit_below(const Learner& learner) const {
-  switch (learner.standing) {
-    case Standing::kInSet:
-      return learner.delivered_below + options_.learner_window;
-    case Standing::kTrailing:
-      if (DEFECT(kTrailingOutrun)) break;
-      return learner.delivered_below + acceptor_.retain();
-    case Standing::kGone:
-      break;
-  }
-  return Instance{~std::uint64_t{0}};
-}
-
-Instance Coordinator::credit_below() const {
-  Instance below{~std::uint64_t{0}};
-  for (const Learner& learner : learners_) below = std::min(below, credit_below(learner));
-  return below;
-}
-
-void Coordinator::on_learner_status(std::uint32_t learner, Instance delivered_below, Nanos now) {
-  if (learner < configuration_.learners.size()) note_heard(learners_[learner], now);
-  on_credit(learner, delivered_below, now);
-}
-
-void Coordinator::note_heard(Learner& learner, Nanos now) {
-  const Nanos awake = attention_.awake(now);
-  learner.silences.fade(now);
-  // One without work has nothing to tell.
-  if (learner.delivered_below < decided_below_) learner.silences.note(awake - learner.heard, now);
-  learner.heard = awake;
-}
-
-void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nanos now) {
-  if (learner >= configuration_.learners.size()) return;
-  Learner& state = learners_[learner];
-  if (state.known && delivered_below <= state.delivered_below) return;
-  note_heard(state, now);
-  state.known = true;
-  state.delivered_below = delivered_below;
-  state.progressed = state.heard;
-  if (state.standing == Standing::kInSet) return;
-  Instance fastest = delivered_below;
-  for (const Learner& other : learners_) fastest = std::max(fastest, other.delivered_below);
-  if (delivered_below + options_.learner_window / 2 >= fastest) {
-    state.standing = Standing::kInSet;
-    counters_[CoordinatorCounter::kLearnersBack].add();
-  } else if (delivered_below + acceptor_.retain() > next_) {
-    state.standing = Standing::kTrailing;
-  }
-}
-
-Nanos Coordinator::learner_stall() const {
-  return std::clamp<Nanos>(8 * vote_delay_.p99(), 2 * kMillisecond, 200 * kMillisecond);
-}
-
-void Coordinator::await_learners(Nanos now) {
-  if (blocked_since_ == kNever) return;
-  for (Learner& learner : learners_) {
-    if (credit_below(learner) <= next_) await(learner, now);
-  }
-}
-
-/// Decides about a learner that blocks.
-void Coordinator::await(Learner& learner, Nanos now) {
-  const Nanos idle = attention_.awake(now) - std::max(blocked_since_, learner.progressed);
-  const Nanos stall = learner_stall();
-  if (learner.standing == Standing::kInSet) {
-    if (idle < stall) return schedule(now + stall - idle);
-    learner.standing = Standing::kTrailing;
-    counters_[CoordinatorCounter::kLearnersLeft].add();
-    if (credit_below(learner) > next_) return;
-  }
-  // It moves, if slowly: it is let come near again, or it would be a whole log behind for ever.
-  if (attention_.awake(now) - learner.progressed < stall) {
-    learner.standing = Standing::kInSet;
-    counters_[CoordinatorCounter::kLearnersAwaited].add();
-    return schedule(now + stall);
-  }
-  const Nanos silence = attention_.awake(now) - learner.heard;
-  const Nanos patience =
-      std::clamp(4 * learner.silences.get(), kLearnerSilentMin, kLearnerSilentMax);
-  if (silence < patience && idle < kLearnerIdleMax) return schedule(now + kMillisecond);
-  learner.standing = Standing::kGone;
-  counters_[CoordinatorCounter::kLearnersGone].add();
 }
 
 // --- Timers

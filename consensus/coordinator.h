@@ -12,7 +12,10 @@
 //   slowest learner in the credit set. A slow learner slows; one that blocks the window without
 //   progress leaves the set, and comes back when it is within half a window of the fastest.
 // - Whoever has left the set is still waited for before the acceptors forget what it needs, as long
-//   as it is heard of: only a learner that is silent, or stands still for long, loses its place.
+//   as it is heard of: only a learner that is silent for several times as long as it usually is, or
+//   stands still for long, loses its place. It comes back by state transfer; lest that happen over
+//   and over to one that its host makes wait, it is waited for longer for some time afterwards.
+//   Nobody is given up unless another one, that lives, has the same state to give.
 // - A missing vote is pulled from the ring predecessor first, then the proposal is repeated.
 // - A ring member whose votes stay out is left out of the route of later proposals.
 // - A change of members is a value; nothing is proposed past it before all up to it is decided, and
@@ -156,9 +159,12 @@ class Coordinator {
     bool known = false;
     Standing standing = Standing::kGone;
     Instance delivered_below = kFirstInstance;
-    Nanos progressed = 0;
+    Nanos progressed = 0;  // or since when it has something to deliver
     Nanos heard = 0;
-    WorstDelay silences{0, kSecond};
+    WorstDelay silences{0, kSecond};  // but for those it was given up for
+    bool given_up = false;            // and has not come near since
+    Nanos returned = 0;               // when it was heard again
+    Nanos spared_until = 0;           // that long it is not given up for a mere silence
   };
 
   Slot& slot(Instance instance) { return slots_[raw(instance) & (slots_.size() - 1)]; }
@@ -203,6 +209,12 @@ class Coordinator {
   void await(Learner& learner, Nanos now);
   Decided decided() const { return {ballot_, from_, decided_below_}; }
   Nanos learner_stall() const;
+  Nanos silence(const Learner& learner, Nanos now) const;
+  Nanos patience(const Learner& learner, Nanos now) const;
+  bool replaceable(const Learner& learner, Nanos now) const;
+  static void note_near(Learner& learner);
+  void note_debtors(Nanos now);
+  void greet_learners(Nanos now);
   void schedule(Nanos at) { deadline_ = at < deadline_ ? at : deadline_; }
   NodeId self_id() const { return configuration_.acceptors[self_].id; }
 
@@ -253,7 +265,7 @@ class Coordinator {
   Nanos broken_until_ = 0;
   Nanos broken_for_ = 0;
   Attention attention_;
-  Nanos blocked_since_ = kNever;  // by attention_
+  bool blocked_ = false;  // a learner's credit keeps values from being proposed
   bool proposed_this_burst_ = false;
 
   std::array<Learner, kLearnersMax> learners_{};

@@ -32,7 +32,8 @@ void Coordinator::begin_phase1(Nanos now, Effects& effects) {
   state_ = State::kPhase1;
   route_ = Route(configuration_, self_);
   silent_ = {};
-  blocked_since_ = tell_by_ = kNever;
+  blocked_ = false;
+  tell_by_ = kNever;
   barrier_ = kNoBarrier;
   promises_ = {};
   parts_ = {};
@@ -209,6 +210,7 @@ void Coordinator::collect(Nanos now, Effects& effects) {
   state_ = State::kActive;
   next_ = decided_below_ = told_below_ = own_next_ = from_;
   phase1_retry_at_ = kNever;
+  greet_learners(now);
   heartbeat_gap_ = kBusySilence / 2;
   heartbeat_at_ = now;
   schedule(now);

@@ -1,0 +1,163 @@
+// The coordinator's dealings with learners: how far each lets proposals go, and who is waited for.
+#include <algorithm>
+
+#include "consensus/coordinator.h"
+#include "dataplane/defect.h"
+
+namespace annulus::consensus {
+namespace {
+
+/// A learner is silent after four times the longest silence of it lately, at least this, at most
+/// that: a few of the times that one with something to do reports in, for hosts make their
+/// processes wait, and memory is cleared for a table that grows.
+constexpr Nanos kLearnerSilentMin = 10 * kMillisecond;
+constexpr Nanos kLearnerSilentMax = kSecond;
+/// One that reports and does not move is stuck.
+constexpr Nanos kLearnerIdleMax = kSecond;
+/// A learner that had to fetch its state is spared this many times as long as that took: so it
+/// spends a small part of its time so, however often its host makes it wait.
+constexpr Nanos kSpared = 8;
+
+}  // namespace
+
+/// How far a learner lets proposals go.
+Instance Coordinator::credit_below(const Learner& learner) const {
+  switch (learner.standing) {
+    case Standing::kInSet:
+      return learner.delivered_below + options_.learner_window;
+    case Standing::kTrailing:
+      if (DEFECT(kTrailingOutrun)) break;
+      return learner.delivered_below + acceptor_.retain();
+    case Standing::kGone:
+      break;
+  }
+  return Instance{~std::uint64_t{0}};
+}
+
+Instance Coordinator::credit_below() const {
+  Instance below{~std::uint64_t{0}};
+  for (const Learner& learner : learners_) below = std::min(below, credit_below(learner));
+  return below;
+}
+
+void Coordinator::on_learner_status(std::uint32_t learner, Instance delivered_below, Nanos now) {
+  if (learner < configuration_.learners.size()) note_heard(learners_[learner], now);
+  on_credit(learner, delivered_below, now);
+}
+
+void Coordinator::note_heard(Learner& learner, Nanos now) {
+  const Nanos awake = attention_.awake(now);
+  learner.silences.fade(now);
+  if (learner.given_up) {
+    if (learner.returned == 0) learner.returned = awake;
+  } else if (learner.delivered_below < decided_below_) {  // one without work has nothing to tell
+    learner.silences.note(awake - learner.heard, now);
+  }
+  learner.heard = awake;
+}
+
+void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nanos now) {
+  if (learner >= configuration_.learners.size()) return;
+  Learner& state = learners_[learner];
+  if (state.known && delivered_below <= state.delivered_below) return;
+  note_heard(state, now);
+  state.known = true;
+  state.delivered_below = delivered_below;
+  state.progressed = state.heard;
+  if (state.standing == Standing::kInSet) return;
+  Instance fastest = delivered_below;
+  for (const Learner& other : learners_) fastest = std::max(fastest, other.delivered_below);
+  if (delivered_below + options_.learner_window / 2 >= fastest) {
+    state.standing = Standing::kInSet;
+    counters_[CoordinatorCounter::kLearnersBack].add();
+  } else if (delivered_below + acceptor_.retain() > next_) {
+    state.standing = Standing::kTrailing;
+  }
+  if (state.standing != Standing::kGone) note_near(state);
+}
+
+/// Whoever was given up is near again: what that took says how long it is to be spared.
+void Coordinator::note_near(Learner& learner) {
+  if (!learner.given_up) return;
+  learner.given_up = false;
+  learner.spared_until = learner.heard + kSpared * (learner.heard - learner.returned);
+}
+
+/// Of those that have delivered everything: until something is decided, they need not move.
+void Coordinator::note_debtors(Nanos now) {
+  for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
+    Learner& learner = learners_[i];
+    if (learner.delivered_below >= decided_below_) learner.progressed = attention_.awake(now);
+  }
+}
+
+/// A new term: what was heard of them in an earlier one, or not, says nothing.
+void Coordinator::greet_learners(Nanos now) {
+  for (Learner& learner : learners_) {
+    learner.progressed = learner.heard = attention_.awake(now);
+  }
+}
+
+Nanos Coordinator::learner_stall() const {
+  return std::clamp<Nanos>(8 * vote_delay_.p99(), 2 * kMillisecond, 200 * kMillisecond);
+}
+
+void Coordinator::await_learners(Nanos now) {
+  if (!blocked_) return;
+  for (Learner& learner : learners_) {
+    if (credit_below(learner) <= next_) await(learner, now);
+  }
+}
+
+/// Decides about a learner that blocks.
+void Coordinator::await(Learner& learner, Nanos now) {
+  const bool owes = learner.delivered_below < decided_below_;
+  const Nanos idle = owes ? attention_.awake(now) - learner.progressed : 0;
+  const Nanos stall = learner_stall();
+  if (learner.standing == Standing::kInSet) {
+    if (idle < stall) return schedule(now + stall - idle);
+    learner.standing = Standing::kTrailing;
+    counters_[CoordinatorCounter::kLearnersLeft].add();
+    if (credit_below(learner) > next_) return;
+  }
+  // It moves, if slowly: it is let come near again, or it would be a whole log behind for ever.
+  if (idle < stall) {
+    learner.standing = Standing::kInSet;
+    counters_[CoordinatorCounter::kLearnersAwaited].add();
+    return schedule(now + stall);
+  }
+  const bool patient = silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax;
+  if (patient || !replaceable(learner, now)) return schedule(now + kMillisecond);
+  learner.standing = Standing::kGone;
+  learner.given_up = true;
+  learner.returned = 0;
+  counters_[CoordinatorCounter::kLearnersGone].add();
+}
+
+Nanos Coordinator::silence(const Learner& learner, Nanos now) const {
+  return attention_.awake(now) - learner.heard;
+}
+
+Nanos Coordinator::patience(const Learner& learner, Nanos now) const {
+  if (attention_.awake(now) < learner.spared_until) return kLearnerSilentMax;
+  return std::clamp(4 * learner.silences.get(), kLearnerSilentMin, kLearnerSilentMax);
+}
+
+/// Whether another one, that lives, can give it its state. The last one that has a state is waited
+/// for, however long: when it had to fetch that itself, it would be lost.
+bool Coordinator::replaceable(const Learner& learner, Nanos now) const {
+  const auto& members = configuration_.learners;
+  const std::uint64_t held =
+      raw(members[static_cast<std::size_t>(&learner - learners_.data())].partitions);
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    const Learner& other = learners_[i];
+    if (&other == &learner || members[i].id == kNoNode || other.standing == Standing::kGone)
+      continue;
+    if ((raw(members[i].partitions) & held) != held) continue;
+    const bool current = other.delivered_below >= decided_below_;
+    if (current || silence(other, now) < patience(other, now)) return true;
+  }
+  return false;
+}
+
+}  // namespace annulus::consensus

@@ -1,0 +1,269 @@
+// The coordinator's rules about learners: their credit, who is waited for and who is given up.
+#include <gtest/gtest.h>
+
+#include "tests/support/coordinator_fixture.h"
+
+namespace annulus::consensus {
+namespace {
+
+using namespace support;
+
+TEST_F(CoordinatorTest, SlowLearnerSlowsAndAStoppedOneLeavesTheSetAndReturns) {
+  CoordinatorOptions options;
+  options.learner_window = 16;
+  start(3, options);
+  elect();
+  coordinator_->on_credit(0, at(1), now_);
+  coordinator_->on_credit(1, at(1), now_);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 2u);
+  submit(1, 60);
+  turn();
+  EXPECT_EQ(proposed().size(), 16u);  // slowed
+  vote_for(1, 16);
+  effects_.clear();
+  coordinator_->on_credit(0, at(17), now_);
+  coordinator_->on_credit(1, at(5), now_);
+  turn();
+  EXPECT_EQ(proposed().size(), 4u);  // as far as the slower of the two allows
+  vote_for(17, 20);
+  effects_.clear();
+  // The slow one makes progress: it goes on slowing, and stays.
+  for (std::uint64_t i = 6; i <= 10; ++i) {
+    pass(kMillisecond);
+    coordinator_->on_credit(1, at(i), now_);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 0u);
+  effects_.clear();
+  coordinator_->on_credit(0, at(21), now_);
+  pass(25 * kMillisecond);  // it stopped
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 1u);
+  EXPECT_EQ(coordinator_->next_instance(), at(21 + 16));  // the other one counts as before
+  coordinator_->on_credit(1, at(11), now_);               // alive, but too far behind
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 2u);
+  coordinator_->on_credit(1, at(14), now_);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 3u);
+}
+
+// The learner that stopped lost its place in the set; what it lacks must not be lost to it as well.
+class TrailingLearnerTest : public CoordinatorTest {
+ protected:
+  static constexpr std::uint64_t kRetain = 1'024;  // of the acceptors
+  static constexpr std::uint64_t kFirst = 9;       // what the learner has delivered up to
+
+  /// One learner stands still, the other follows, until nothing is proposed any more.
+  void fall_behind() {
+    CoordinatorOptions options;
+    options.learner_window = 16;
+    start(3, options);
+    elect();
+    coordinator_->on_learner_status(0, at(1), now_);
+    coordinator_->on_learner_status(1, at(kFirst), now_);
+    for (int i = 0; i < 3'000 && next() < kFirst + kRetain; ++i) {
+      const std::uint64_t before = next();
+      feed(1);
+      if (next() != before) continue;
+      alive();
+      pass(25 * kMillisecond);  // as long as it takes to leave the set
+      alive();
+      ASSERT_EQ(count(CoordinatorCounter::kLearnersLeft), 1u);
+    }
+    feed(5);
+    EXPECT_EQ(next(), kFirst + kRetain);
+  }
+  std::uint64_t next() const { return raw(coordinator_->next_instance()); }
+  /// Values come, are decided, and delivered by the other learner.
+  void feed(int values) {
+    for (int i = 0; i < values; ++i) {
+      submit(frames_.content(++sequence_));
+      turn();
+      const std::uint64_t undecided = raw(coordinator_->decided_below());
+      if (next() > undecided) vote_for(undecided, next() - 1);
+      if (others_report_) coordinator_->on_learner_status(0, at(next()), now_);
+      effects_.clear();
+    }
+  }
+  void alive() { coordinator_->on_learner_status(1, at(kFirst), now_); }
+  /// Both learners follow, and report in every 2 ms, until nothing else is remembered of them.
+  void be_usual() {
+    CoordinatorOptions options;
+    options.learner_window = 16;
+    start(3, options);
+    elect();
+    for (int i = 0; i < 5'000; ++i) {
+      feed(1);
+      coordinator_->on_learner_status(1, at(next()), now_);
+      pass(2 * kMillisecond);
+    }
+  }
+  /// One learner falls silent, until nothing is proposed any more.
+  void exhaust_log() {
+    const std::uint64_t below = next() + kRetain;
+    for (int i = 0; i < 5'000 && next() < below; ++i) {
+      const std::uint64_t before = next();
+      feed(1);
+      if (next() == before) pass(100 * kMicrosecond);
+    }
+    feed(5);
+    EXPECT_EQ(next(), below);
+  }
+
+  std::uint64_t sequence_ = 0;
+  bool others_report_ = true;
+};
+
+TEST_F(TrailingLearnerTest, IsWaitedForBeforeTheAcceptorsForget) {
+  fall_behind();
+  for (int i = 0; i < 20; ++i) {
+    alive();
+    pass(20 * kMillisecond);
+    feed(1);
+  }
+  EXPECT_EQ(next(), kFirst + kRetain);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+}
+
+TEST_F(TrailingLearnerTest, IsLetComeNearOnceItMoves) {
+  fall_behind();
+  std::uint64_t delivered = kFirst;
+  for (int i = 0; i < 30; ++i) {
+    coordinator_->on_learner_status(1, at(++delivered), now_);
+    feed(2);
+    pass(kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersAwaited), 1u);
+  EXPECT_LT(next(), delivered + kRetain);  // it would stay a log behind for ever
+  coordinator_->on_learner_status(1, at(next() - 10), now_);
+  const std::uint64_t before = next();
+  feed(5);
+  EXPECT_EQ(next(), before + 6);
+}
+
+TEST_F(TrailingLearnerTest, IsGivenUpWhenSilentAndComesBackIfTheLogStillHasWhatItNeeds) {
+  fall_behind();
+  pass(300 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+  const std::uint64_t before = next();
+  feed(5);
+  EXPECT_EQ(next(), before + 5);
+  coordinator_->on_learner_status(1, at(kFirst + 20), now_);
+  feed(25);
+  EXPECT_EQ(next(), kFirst + 20 + kRetain);
+}
+
+TEST_F(TrailingLearnerTest, IsGivenUpWhenItReportsButStandsStill) {
+  fall_behind();
+  for (int i = 0; i < 110; ++i) {
+    alive();
+    pass(10 * kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, AbsenceOfTheCoordinatorItselfIsNobodysSilence) {
+  fall_behind();
+  alive();
+  now_ += 200 * kMillisecond;  // not polled
+  turn();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  pass(300 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsGivenUpOnceSilentForSeveralTimesAsLongAsUsual) {
+  be_usual();
+  exhaust_log();
+  pass(5 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  pass(5 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsSparedForAWhileOnceItHadToFetchItsState) {
+  be_usual();
+  exhaust_log();
+  pass(20 * kMillisecond);
+  ASSERT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+  feed(2 * kRetain);
+  coordinator_->on_learner_status(1, at(kFirst), now_);  // lives again, and fetches
+  pass(50 * kMillisecond);
+  coordinator_->on_learner_status(1, at(next()), now_);
+  exhaust_log();
+  pass(300 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+  pass(150 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 2u);
+}
+
+TEST_F(TrailingLearnerTest, IsNotGivenUpIfNobodyElseWhoLivesHasItsState) {
+  be_usual();
+  others_report_ = false;
+  for (int i = 0; i < 5'000; ++i) {
+    feed(1);
+    pass(100 * kMicrosecond);
+  }
+  const std::uint64_t stopped = next();
+  pass(3 * kSecond);
+  feed(1);
+  EXPECT_EQ(next(), stopped);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  coordinator_->on_learner_status(0, at(next()), now_);
+  pass(5 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+  feed(1);
+  EXPECT_GT(next(), stopped);
+}
+
+TEST_F(TrailingLearnerTest, IsNotWaitedForAtTheEndOfItsWindowIfItHasLongStoodStill) {
+  be_usual();
+  feed(10);
+  pass(5 * kMillisecond);
+  const std::uint64_t before = next();
+  for (int i = 0; i < 20; ++i) feed(1);
+  turn();
+  EXPECT_EQ(next(), before + 20);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 1u);
+}
+
+TEST_F(TrailingLearnerTest, DoesNotStandStillWhileItHasNothingToDeliver) {
+  be_usual();
+  pass(100 * kMillisecond);
+  const std::uint64_t before = next();
+  for (int i = 0; i < 20; ++i) feed(1);
+  turn();
+  EXPECT_EQ(next(), before + 16);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 0u);
+  pass(3 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 1u);
+}
+
+TEST_F(CoordinatorTest, CreditComesInVotesAndOldCreditTakesNothingBack) {
+  CoordinatorOptions options;
+  options.learner_window = 16;
+  start(3, options);
+  elect();
+  const auto credit = [&](std::uint64_t below) {
+    coordinator_->on_phase2b(
+        frames_.phase2b(acceptor_id(1), coordinator_->ballot(), {}, {LearnerCredit{0u, below}}),
+        now_);
+  };
+  credit(1);
+  submit(1, 60);
+  turn();
+  vote_for(1, 16);
+  effects_.clear();
+  credit(9);
+  credit(3);
+  turn();
+  EXPECT_EQ(proposed().size(), 8u);
+}
+
+TEST_F(CoordinatorTest, CreditOfALearnerThatIsNotConfiguredIsIgnored) {
+  start(3);
+  elect();
+  coordinator_->on_credit(2, at(1), now_);
+  coordinator_->on_credit(kLearnersMax + 5, at(1), now_);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 0u);
+}
+
+}  // namespace
+}  // namespace annulus::consensus
