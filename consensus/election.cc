@@ -11,6 +11,12 @@ constexpr Nanos kSlackMin = kMillisecond;
 constexpr Nanos kSlackMax = 500 * kMillisecond;
 /// Before anything was measured.
 constexpr Nanos kLatenessFirst = 5 * kMillisecond;
+/// Before any takeover was measured; its clients find the new coordinator meanwhile.
+constexpr Nanos kTakeoverFirst = 10 * kMillisecond;
+constexpr Nanos kTakeoverMin = 250 * kMicrosecond;
+/// The slack is at most so many takeovers. What coordinators taken for dead by mistake cost is then
+/// at most a quarter of the silences that led to it.
+constexpr Nanos kTakeoversWaited = 4;
 /// A node that leads looks up this often, only to keep its idea of the time.
 constexpr Nanos kLeadingStep = 10 * kMillisecond;
 
@@ -21,9 +27,13 @@ Election::Election(const Configuration& configuration, std::uint32_t self, Ballo
       self_(self),
       ballot_(promised),
       within_(kPhase1Time),
-      lateness_(kLatenessFirst, kSlackMax) {}
+      lateness_(kLatenessFirst, kSlackMax),
+      takeover_(kTakeoverFirst) {}
 
-Nanos Election::slack() const { return std::clamp(2 * lateness_.get(), kSlackMin, kSlackMax); }
+Nanos Election::slack() const {
+  const Nanos most = std::clamp(kTakeoversWaited * takeover_, kSlackMin, kSlackMax);
+  return std::clamp(2 * lateness_.get(), kSlackMin, most);
+}
 
 /// How many are to suspect the coordinator before this node does. It is itself the last.
 std::uint32_t Election::rank() const {
@@ -48,13 +58,24 @@ void Election::on_coordinator(NodeId sender, Ballot ballot, Nanos within, Nanos 
     deposed_ = kNoBallot;
   }
   if (ballot < ballot_) return;
+  if (ballot == ballot_ && taking_over_) note_takeover(attention_.awake(now) - heard_);
+  taking_over_ = false;
   ballot_ = ballot;
   expect(within, now);
+}
+
+/// One that took unusually long, for a reason of its own, counts for little.
+void Election::note_takeover(Nanos took) {
+  takeover_ += (std::min(took, 4 * takeover_) - takeover_) / 4;
+  takeover_ = std::max(takeover_, kTakeoverMin);
 }
 
 void Election::on_promised(Ballot ballot, Nanos now) {
   if (ballot <= ballot_) return;
   ballot_ = ballot;
+  // One that comes to nothing says that it takes longer than it was given.
+  if (taking_over_) takeover_ = std::min(2 * takeover_, kSlackMax / kTakeoversWaited);
+  taking_over_ = true;
   expect(kPhase1Time, now);
 }
 

@@ -6,7 +6,9 @@
 //   one is started, from times and nothing else.
 // - A coordinator promises when it will be heard again: kBusySilence after a proposal, or what its
 //   decision says (a heartbeat). It is suspected once that is over by the slack: twice the worst
-//   lateness seen lately. So the timeout follows the network and the hosts; none is fixed.
+//   lateness seen lately, but at most a few times what a takeover takes. Waiting any longer for one
+//   that comes back would cost more than doing without it. So the timeout follows the network and
+//   the hosts; none is fixed.
 // - Time in which this node did not run does not count. Whoever finds its own timer late knows that
 //   it was absent, and takes nobody's silence for a death.
 // - Before it raises a ballot, a node asks whether a majority misses the coordinator as well ("A
@@ -64,6 +66,7 @@ class Election {
  private:
   std::uint32_t rank() const;
   void expect(Nanos within, Nanos now);
+  void note_takeover(Nanos took);
   void ask(Effects& effects);
 
   const Configuration& configuration_;
@@ -77,7 +80,9 @@ class Election {
   Nanos heard_ = 0;
   Nanos within_;  // promised then
   Nanos deposed_due_ = 0;
-  WorstDelay lateness_;  // of the coordinator's words
+  WorstDelay lateness_;       // of the coordinator's words
+  Nanos takeover_;            // running mean: from a promise to the first word of who asked for it
+  bool taking_over_ = false;  // that word is to come
   Nanos ask_from_ = 0;
   std::uint32_t questions_ = 0;  // asked in a row
   std::uint32_t question_ = 0;   // the last

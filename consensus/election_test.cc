@@ -239,6 +239,38 @@ TEST_F(ElectionTest, ACoordinatorThatWasWronglyDeposedRaisesTheSlack) {
   EXPECT_GT(election_->slack(), kMillisecond);
 }
 
+TEST_F(ElectionTest, NobodyIsWaitedForMuchLongerThanATakeoverTakes) {
+  start(3, 1);
+  settle();
+  const auto take_over = [&](std::uint32_t round, Nanos time) {
+    election_->on_promised(ballot(round, 2), now_);
+    pass(time);
+    alive(ballot(round, 2));
+  };
+  for (std::uint32_t round = 2; round < 30; ++round) take_over(round, 500 * kMicrosecond);
+  pass(150 * kMillisecond);
+  alive(ballot(29, 2));
+  EXPECT_NEAR(static_cast<double>(election_->slack()), 2e6, 1e5);
+  for (std::uint32_t round = 30; round < 60; ++round) take_over(round, 5 * kMillisecond);
+  pass(150 * kMillisecond);
+  alive(ballot(59, 2));
+  EXPECT_NEAR(static_cast<double>(election_->slack()), 20e6, 1e6);
+}
+
+TEST_F(ElectionTest, TakeoversThatComeToNothingAreGivenLonger) {
+  start(3, 1);
+  settle();
+  pass(150 * kMillisecond);
+  alive();
+  EXPECT_NEAR(static_cast<double>(election_->slack()), 40e6, 1e6);  // none was measured
+  for (std::uint32_t round = 2; round < 10; ++round) {
+    election_->on_promised(ballot(round, 2), now_);
+    pass(5 * kMillisecond);
+  }
+  alive(ballot(9, 2));
+  EXPECT_GT(election_->slack(), 200 * kMillisecond);
+}
+
 TEST_F(ElectionTest, ASingleAcceptorElectsItself) {
   start(1, 0);
   pass(40 * kMillisecond);
