@@ -12,10 +12,11 @@
 //   slowest learner in the credit set. A slow learner slows; one that blocks the window without
 //   progress leaves the set, and comes back when it is within half a window of the fastest.
 // - Whoever has left the set is still waited for before the acceptors forget what it needs, as long
-//   as it is heard of: only a learner that is silent for several times as long as it usually is, or
-//   stands still for long, loses its place. It comes back by state transfer; lest that happen over
-//   and over to one that its host makes wait, it is waited for longer for some time afterwards.
-//   Nobody is given up unless another one, that lives, has the same state to give.
+//   as it is heard of: only a learner that is silent for several times as long as it usually is,
+//   and at most for as long as coming back takes, or stands still for long, loses its place. It
+//   comes back by state transfer; lest that happen over and over to one that its host makes wait,
+//   it is waited for longer for some time afterwards. Nobody is given up unless another one, that
+//   lives, has the same state to give.
 // - A missing vote is pulled from the ring predecessor first, then the proposal is repeated.
 // - A ring member whose votes stay out is left out of the route of later proposals.
 // - A change of members is a value; nothing is proposed past it before all up to it is decided, and
@@ -212,7 +213,7 @@ class Coordinator {
   Nanos silence(const Learner& learner, Nanos now) const;
   Nanos patience(const Learner& learner, Nanos now) const;
   bool replaceable(const Learner& learner, Nanos now) const;
-  static void note_near(Learner& learner);
+  void note_near(Learner& learner);
   void note_debtors(Nanos now);
   void greet_learners(Nanos now);
   void schedule(Nanos at) { deadline_ = at < deadline_ ? at : deadline_; }
@@ -269,6 +270,7 @@ class Coordinator {
   bool proposed_this_burst_ = false;
 
   std::array<Learner, kLearnersMax> learners_{};
+  Nanos return_time_ = 20 * kMillisecond;  // of learners that were given up; running mean
   dataplane::Counters<CoordinatorCounter> counters_;
   dataplane::Histogram ordered_ns_;
 };

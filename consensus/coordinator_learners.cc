@@ -7,9 +7,9 @@
 namespace annulus::consensus {
 namespace {
 
-/// A learner is silent after four times the longest silence of it lately, at least this, at most
-/// that: a few of the times that one with something to do reports in, for hosts make their
-/// processes wait, and memory is cleared for a table that grows.
+/// A learner is silent after four times the longest silence of it lately, at least this: a few of
+/// the times that one with something to do reports in. At most as long as one that was given up
+/// takes to come back, for waiting any longer costs more than that.
 constexpr Nanos kLearnerSilentMin = 10 * kMillisecond;
 constexpr Nanos kLearnerSilentMax = kSecond;
 /// One that reports and does not move is stuck.
@@ -80,7 +80,9 @@ void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nan
 void Coordinator::note_near(Learner& learner) {
   if (!learner.given_up) return;
   learner.given_up = false;
-  learner.spared_until = learner.heard + kSpared * (learner.heard - learner.returned);
+  const Nanos took = std::min(learner.heard - learner.returned, kLearnerSilentMax);
+  learner.spared_until = learner.heard + kSpared * took;
+  return_time_ += (took - return_time_) / 4;
 }
 
 /// Of those that have delivered everything: until something is decided, they need not move.
@@ -140,7 +142,8 @@ Nanos Coordinator::silence(const Learner& learner, Nanos now) const {
 
 Nanos Coordinator::patience(const Learner& learner, Nanos now) const {
   if (attention_.awake(now) < learner.spared_until) return kLearnerSilentMax;
-  return std::clamp(4 * learner.silences.get(), kLearnerSilentMin, kLearnerSilentMax);
+  const Nanos most = std::max(return_time_, kLearnerSilentMin);
+  return std::clamp(4 * learner.silences.get(), kLearnerSilentMin, most);
 }
 
 /// Whether another one, that lives, can give it its state. The last one that has a state is waited

@@ -178,6 +178,18 @@ TEST_F(TrailingLearnerTest, IsGivenUpOnceSilentForSeveralTimesAsLongAsUsual) {
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
 }
 
+TEST_F(TrailingLearnerTest, IsWaitedForNoLongerThanComingBackTakes) {
+  be_usual();
+  feed(1);
+  pass(150 * kMillisecond);
+  coordinator_->on_learner_status(1, at(next()), now_);  // it was silent, and is not given up
+  exhaust_log();
+  pass(10 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  pass(10 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
 TEST_F(TrailingLearnerTest, IsSparedForAWhileOnceItHadToFetchItsState) {
   be_usual();
   exhaust_log();

@@ -82,6 +82,7 @@ void Election::on_promised(Ballot ballot, Nanos now) {
 bool Election::tick(bool leads, Nanos now, Effects& effects, bool able) {
   leads_ = leads;
   if (leads || !able) start_ = false;
+  if (leads) taking_over_ = false;  // that of its own is for the others to measure
   if (std::exchange(start_, false)) {
     counters_[ElectionCounter::kStarted].add();
     deposed_ = ballot_;

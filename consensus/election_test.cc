@@ -271,6 +271,22 @@ TEST_F(ElectionTest, TakeoversThatComeToNothingAreGivenLonger) {
   EXPECT_GT(election_->slack(), 200 * kMillisecond);
 }
 
+TEST_F(ElectionTest, ATermOfItsOwnIsNoTakeoverThatCameToNothing) {
+  start(3, 1);
+  for (std::uint32_t round = 2; round < 20; ++round) {
+    leads_ = true;
+    election_->on_promised(ballot(2 * round, 1), now_);
+    pass(20 * kMillisecond);
+    leads_ = false;
+    election_->on_promised(ballot(2 * round + 1, 2), now_);
+    pass(500 * kMicrosecond);
+    alive(ballot(2 * round + 1, 2));
+  }
+  pass(150 * kMillisecond);
+  alive(ballot(39, 2));
+  EXPECT_LT(election_->slack(), 3 * kMillisecond);
+}
+
 TEST_F(ElectionTest, ASingleAcceptorElectsItself) {
   start(1, 0);
   pass(40 * kMillisecond);
