@@ -92,7 +92,7 @@ dataplane::PollResult Load::poll(Nanos now, std::uint32_t budget) {
     issue_due(now, budget);
   } else if (phase == Phase::kRunning || (phase == Phase::kLoading && load_next_ < options_.keys)) {
     // An item of work is a batch, here as in the stages that take it further.
-    for (std::uint32_t i = 0; i < budget * kCommandsPerItem && issue(now); ++i) {
+    for (std::uint32_t i = 0; i < budget * kCommandsPerItem && issue(now, now); ++i) {
     }
   }
   // Sends what was submitted above, in this turn.
@@ -109,7 +109,7 @@ void Load::issue_due(Nanos now, std::uint32_t budget) {
   if (schedule_ == 0) schedule_ = now;
   const double gap = 1e9 / options_.rate;
   for (std::uint32_t i = 0; i < budget * kCommandsPerItem && schedule_ <= now; ++i) {
-    if (!issue(schedule_)) {
+    if (!issue(schedule_, now)) {
       counters_[LoadCounter::kOverdue].add();
       return;
     }
@@ -132,7 +132,7 @@ Load::InFlight Load::draw_command() {
   return command;
 }
 
-bool Load::issue(Nanos intended) {
+bool Load::issue(Nanos intended, Nanos now) {
   if (token_head_ == token_tail_) return false;
   InFlight command;
   const bool loading = phase_.load(std::memory_order_relaxed) == Phase::kLoading;
@@ -149,7 +149,8 @@ bool Load::issue(Nanos intended) {
   }
   command.intended = intended;
   command.session = tokens_[token_head_ & (tokens_.size() - 1)];
-  if (!submit(command, intended)) return false;
+  // The client is told the true time: it would take what is overdue for unanswered.
+  if (!submit(command, now)) return false;
   ++token_head_;
   if (loading) {
     ++load_next_;

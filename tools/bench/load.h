@@ -150,7 +150,7 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
   Verdict judge_scan(InFlight& command, const statemachine::Completion& completion);
   bool right_value(std::uint64_t record, std::span<const std::byte> value) const;
   void finish(const InFlight& command, Nanos now);
-  bool issue(Nanos now);
+  bool issue(Nanos intended, Nanos now);
   void issue_due(Nanos now, std::uint32_t budget);
   bool submit(const InFlight& command, Nanos now);
   template <typename Request>
