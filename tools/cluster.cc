@@ -192,6 +192,9 @@ std::vector<Cores::Entry> Cluster::node_stages() {
     if (!gated_) break;
     gated_stages_.push_back(std::make_unique<GatedStage>(*entry.stage, gates_[entry.node]));
     entry.stage = gated_stages_.back().get();
+    // What the core counts is the gate's.
+    registry_.add(entry.node, std::string("stage.") + entry.stage->name(),
+                  entry.stage->stage_counters());
   }
   return entries;
 }
