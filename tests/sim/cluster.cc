@@ -10,7 +10,6 @@ using consensus::PartitionMask;
 namespace {
 
 constexpr std::uint64_t kFingerprint = 0xf1;
-constexpr std::uint32_t kClients = 4;
 constexpr Endpoint kGroup{0xe0000001, 7'000};
 /// Few values, so that a replica that fetches its state slows the others, or begins anew.
 constexpr std::uint64_t kValueLogBytes = 256 * 1'024;
@@ -162,7 +161,7 @@ Cluster::Cluster(World& world, const ClusterPlan& plan, const LoadPlan& load, Rn
       [this](std::uint32_t acceptor) { return acceptors_[acceptor].node->acceptor().settled(); });
 }
 
-Cluster::~Cluster() { world_.network().observe(nullptr); }
+Cluster::~Cluster() { world_.network().forget_observers(); }
 
 std::unique_ptr<SimTransport> Cluster::attach(const Endpoint& endpoint, std::uint32_t buffers) {
   return world_.network().attach(endpoint, plan_.split_payloads, buffers);
@@ -303,7 +302,7 @@ SimClientOptions Cluster::client_options(std::uint32_t index, const LoadPlan& lo
   options.client.buffer_bytes = 16u << 20;
   options.client.retransmit_after = pick(rng_, {2, 20}) * kMillisecond;
   options.client.deadline = 60 * kSecond;
-  options.commands = load.commands / kClients;
+  options.commands = load.commands / load.clients;
   options.think_max = 2 * load.duration / options.commands;
   if (!plan_.partitioned()) return options;
   // Commands of one partition, of the other, across both, and of neither.
@@ -316,8 +315,8 @@ SimClientOptions Cluster::client_options(std::uint32_t index, const LoadPlan& lo
 
 void Cluster::add_clients(const LoadPlan& load) {
   // Kinds and partitions are dealt apart, so that each meets each over the seeds.
-  const auto shift = static_cast<std::uint32_t>(rng_.below(kClients));
-  for (std::uint32_t i = 0; load.commands != 0 && i < kClients; ++i) {
+  const auto shift = static_cast<std::uint32_t>(rng_.below(load.clients));
+  for (std::uint32_t i = 0; load.commands != 0 && i < load.clients; ++i) {
     ClientMachine machine;
     machine.transport = attach(endpoint_of(2, i), 1'024);
     SimClientOptions options = client_options(i, load);

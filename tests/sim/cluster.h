@@ -138,7 +138,8 @@ struct RawMachine {
 };
 
 struct LoadPlan {
-  std::uint32_t commands = 0;    // in all, over all clients
+  std::uint32_t commands = 0;  // in all, over all clients
+  std::uint32_t clients = 4;
   std::uint32_t raw_values = 0;  // in all, over all raw clients
   Nanos duration = 0;            // over which the load is spread
 };

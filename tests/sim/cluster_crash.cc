@@ -215,6 +215,8 @@ void Cluster::restart_learner(std::uint32_t learner) {
   machine.replica.reset();
   machine.node.reset();
   machine.state.reset();
+  machine.deliveries.reset();  // what lies in a ring is memory of the transport
+  machine.tapped.reset();
   machine.transport = world_.network().transport_of(end, plan_.split_payloads, learner_buffers());
   world_.network().revive(end);
   ++machine.incarnation;

@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 
 #include "dataplane/frame.h"
 
 namespace annulus::sim {
 
-using dataplane::BufferPool;
+using dataplane::Buffer;
 using dataplane::RxFrame;
 using dataplane::Slice;
 using dataplane::TransportCounter;
@@ -21,6 +22,26 @@ const char* to_string(NetworkEvent event) {
   return kNames[static_cast<std::size_t>(event)];
 }
 
+// A control block, and behind it the bytes.
+Slice FramePool::allocate(std::size_t bytes) {
+  if (held_ == count_) return {};
+  ++held_;
+  auto* place = static_cast<std::byte*>(::operator new(sizeof(Buffer) + bytes));
+  auto* buffer = new (place) Buffer;
+  buffer->references.store(1, std::memory_order_relaxed);
+  buffer->capacity = static_cast<std::uint32_t>(bytes);
+  buffer->data = place + sizeof(Buffer);
+  buffer->release = &FramePool::release;
+  buffer->owner = this;
+  return Slice::adopt(buffer, 0, buffer->capacity);
+}
+
+void FramePool::release(Buffer* buffer) {
+  --static_cast<FramePool*>(buffer->owner)->held_;
+  buffer->~Buffer();
+  ::operator delete(buffer);
+}
+
 SimTransport::SimTransport(SimNetwork& network, std::uint32_t index, const Endpoint& endpoint,
                            bool split, std::uint32_t frame_bytes_max, std::uint32_t buffers)
     : network_(network),
@@ -28,15 +49,15 @@ SimTransport::SimTransport(SimNetwork& network, std::uint32_t index, const Endpo
       endpoint_(endpoint),
       split_(split),
       frame_bytes_max_(frame_bytes_max),
-      heads_(buffers, frame_bytes_max),
-      payloads_(split ? buffers : 1, frame_bytes_max) {}
+      heads_(buffers),
+      payloads_(split ? buffers : 0) {}
 
 bool SimTransport::hand_over(const std::vector<std::byte>& head,
                              const std::vector<std::byte>& payload, RxFrame& frame) {
-  Slice block = heads_.allocate();
-  Slice apart;
   const bool split = split_ && !payload.empty();
-  if (split) apart = payloads_.allocate();
+  Slice block = heads_.allocate(head.size() + (split ? 0 : payload.size()));
+  Slice apart;
+  if (split) apart = payloads_.allocate(payload.size());
   if (!block || (split && !apart)) {
     counters_[TransportCounter::kRxDropNoBuffer].add();
     return false;
@@ -46,8 +67,6 @@ bool SimTransport::hand_over(const std::vector<std::byte>& head,
     std::byte* to = split ? apart.mutable_data() : block.mutable_data() + head.size();
     std::memcpy(to, payload.data(), payload.size());
   }
-  block.truncate(static_cast<std::uint32_t>(head.size() + (split ? 0 : payload.size())));
-  if (split) apart.truncate(static_cast<std::uint32_t>(payload.size()));
   frame.head = std::move(block);
   frame.payload = std::move(apart);
   return true;
@@ -73,8 +92,8 @@ std::uint32_t SimTransport::receive(Nanos, std::span<RxFrame> frames) {
         (byte < frame.head.size() ? frame.head.mutable_data()[byte]
                                   : frame.payload.mutable_data()[byte - frame.head.size()]) ^= bit;
       }
-      if (arrival.flipped_bit < 0 && network_.observer_ != nullptr) {
-        network_.observer_->on_deliver(now, index_, packet.head);
+      for (NetworkObserver* observer : network_.observers_) {
+        if (arrival.flipped_bit < 0) observer->on_deliver(now, index_, packet.head);
       }
       std::uint64_t checksum = 0;
       std::memcpy(&checksum, packet.head.data() + offsetof(dataplane::FrameHeader, checksum), 8);
@@ -105,8 +124,8 @@ void SimTransport::transmit(Nanos, std::span<TxFrame> frames) {
       frame.payload.reset();
       continue;
     }
-    if (network_.observer_ != nullptr) {
-      network_.observer_->on_transmit(now, index_, frame.to, frame.head, frame.payload.bytes());
+    for (NetworkObserver* observer : network_.observers_) {
+      observer->on_transmit(now, index_, frame.to, frame.head, frame.payload.bytes());
     }
     const std::uint32_t packet = network_.new_packet(frame.head, frame.payload.bytes());
     bool full = false;
@@ -135,16 +154,6 @@ Status SimTransport::join(const Endpoint& group) {
     members.push_back(index_);
   }
   return {};
-}
-
-std::uint32_t SimTransport::buffers_held() {
-  std::uint32_t free = 0;
-  for (BufferPool* pool : {&heads_, &payloads_}) {
-    std::vector<Slice> all;
-    while (Slice slice = pool->allocate()) all.push_back(std::move(slice));
-    free += static_cast<std::uint32_t>(all.size());
-  }
-  return buffers() - free;
 }
 
 std::unique_ptr<SimTransport> SimNetwork::attach(const Endpoint& endpoint, bool split,

@@ -8,6 +8,7 @@
 #include <memory>
 #include <queue>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "dataplane/transport.h"
@@ -55,6 +56,27 @@ class NetworkObserver {
   virtual void on_deliver(Nanos now, std::uint32_t receiver, std::span<const std::byte> head) = 0;
 };
 
+/// Received frames of one end, each in memory of its own and of its own size: what reads past one,
+/// or after it was given back, is seen by the sanitizers. All must be back before the pool goes.
+class FramePool {
+ public:
+  explicit FramePool(std::uint32_t count) : count_(count) {}
+  FramePool(const FramePool&) = delete;
+  FramePool& operator=(const FramePool&) = delete;
+  ~FramePool() { CHECK(held_ == 0); }
+
+  /// Empty when `count` are out.
+  dataplane::Slice allocate(std::size_t bytes);
+  std::uint32_t held() const { return held_; }
+  std::uint32_t count() const { return count_; }
+
+ private:
+  static void release(dataplane::Buffer* buffer);
+
+  std::uint32_t count_;
+  std::uint32_t held_ = 0;
+};
+
 class SimNetwork;
 
 /// One node's end. Received frames lie in a pool of its own, so a leaked slice is seen there.
@@ -71,9 +93,8 @@ class SimTransport final : public dataplane::Transport {
   std::uint32_t frame_bytes_max() const override { return frame_bytes_max_; }
 
   std::uint32_t index() const { return index_; }
-  /// Buffers that are not free. Counted by taking them all, so only between polls.
-  std::uint32_t buffers_held();
-  std::uint32_t buffers() const { return heads_.count() + payloads_.count(); }
+  /// Buffers that are not free.
+  std::uint32_t buffers_held() const { return heads_.held() + payloads_.held(); }
 
  private:
   bool hand_over(const std::vector<std::byte>& head, const std::vector<std::byte>& payload,
@@ -84,8 +105,8 @@ class SimTransport final : public dataplane::Transport {
   Endpoint endpoint_;
   bool split_;
   std::uint32_t frame_bytes_max_;
-  dataplane::BufferPool heads_;
-  dataplane::BufferPool payloads_;
+  FramePool heads_;
+  FramePool payloads_;
 };
 
 class SimNetwork {
@@ -117,7 +138,8 @@ class SimNetwork {
   Nanos now() const { return now_; }
   std::uint64_t in_flight() const { return in_flight_; }
 
-  void observe(NetworkObserver* observer) { observer_ = observer; }
+  void observe(NetworkObserver* observer) { observers_.push_back(observer); }
+  void forget_observers() { observers_.clear(); }
   std::uint64_t count(NetworkEvent event) const { return events_[static_cast<std::size_t>(event)]; }
 
  private:
@@ -161,7 +183,7 @@ class SimNetwork {
   Rng rng_;
   std::uint32_t frame_bytes_max_;
   Trace& trace_;
-  NetworkObserver* observer_ = nullptr;
+  std::vector<NetworkObserver*> observers_;
   std::vector<End> ends_;
   std::vector<Link> links_;
   std::map<Endpoint, std::uint32_t> by_endpoint_;

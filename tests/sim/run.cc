@@ -32,9 +32,8 @@ struct Scene {
   explicit Scene(const RunOptions& options)
       : rng(options.seed),
         plan(draw_plan(rng)),
-        world(rng.next(), plan.frame_bytes_max),
-        cluster(world, plan, {options.commands, options.commands / 20, duration(options)},
-                rng.fork()) {
+        world(rng.next() ^ options.schedule * 0x9e3779b97f4a7c15ull, plan.frame_bytes_max),
+        cluster(world, plan, load(options), rng.fork()) {
     FaultOptions wanted;
     wanted.durable = plan.durable;
     wanted.damaged = plan.damaged;
@@ -51,8 +50,10 @@ struct Scene {
     wanted.returning = cluster.returning_nodes();
     faults = plan_faults(rng, wanted);
   }
-  static Nanos duration(const RunOptions& options) {
-    return options.faults * FaultOptions{}.gap_max / 2;
+  static LoadPlan load(const RunOptions& options) {
+    return {.commands = options.commands,
+            .raw_values = options.commands / 20,
+            .duration = options.faults * FaultOptions{}.gap_max / 2};
   }
   std::vector<Fault> chosen(const std::vector<std::uint32_t>& only) const {
     if (only.empty()) return faults;

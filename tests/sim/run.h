@@ -13,6 +13,9 @@ namespace annulus::sim {
 
 struct RunOptions {
   std::uint64_t seed = 1;
+  /// 0, or another order of polls and other luck on the network for the same cluster, load and
+  /// faults: a neighbour of the run that the seed is by itself.
+  std::uint64_t schedule = 0;
   std::uint32_t commands = 5'000;
   std::uint32_t faults = 60;
   /// Which kinds of fault occur, and how often, is drawn from the seed too; nodes may crash.

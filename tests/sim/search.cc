@@ -22,6 +22,7 @@ std::string kind_of(const std::string& failure) { return failure.substr(0, failu
 
 std::string replay_command(const RunOptions& options) {
   std::string text = "annulus sim --seed " + std::to_string(options.seed);
+  if (options.schedule != 0) text += " --schedule " + std::to_string(options.schedule);
   if (options.mix) text += " --mix";
   for (std::size_t i = 0; i < options.only.size(); ++i) {
     text += (i == 0 ? " --only " : ",") + std::to_string(options.only[i]);

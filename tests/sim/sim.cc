@@ -10,6 +10,7 @@
 #include <map>
 #include <string>
 
+#include "tests/sim/light.h"
 #include "tests/sim/planted.h"
 #include "tests/sim/rare_paths.h"
 #include "tests/sim/run.h"
@@ -23,12 +24,14 @@ using Counts = std::map<std::string, std::uint64_t>;
 constexpr const char* kUsage =
     "usage: annulus sim [--seed S | --seeds A..B] [--mix] [--only LIST] [--verbose]\n"
     "       annulus sim --swarm MINUTES | --shrink S [--mix]\n"
-    "       annulus sim --planted [NAME] | --replay-planted | --twice S [--mix]\n"
+    "       annulus sim --planted [NAME] | --replay-planted [I/N] | --twice S [--mix]\n"
+    "       annulus sim --light SECONDS\n"
     "\n"
     "  --seed S          one simulated run; the same seed gives the same trace hash\n"
     "  --seeds A..B      a range; fails if a rare path was never taken in 40 seeds or more\n"
     "  --mix             draw from the seed which kinds of fault occur and how often; nodes may\n"
     "                    crash. Before --seed, --seeds, --shrink or --twice\n"
+    "  --schedule K      the seed's cluster, load and faults under another order of polls\n"
     "  --only LIST       of the planned faults only these happen: numbers, separated by commas.\n"
     "                    Before --seed or --shrink\n"
     "  --verbose         print every counter\n"
@@ -37,7 +40,10 @@ constexpr const char* kUsage =
     "                    a transcript of what then happens\n"
     "  --twice S         run a seed twice and compare the trace hashes\n"
     "  --planted [NAME]  find each planted defect, or the one named, within 200 seeds\n"
-    "  --replay-planted  run each planted defect with its recorded seed\n";
+    "  --replay-planted  run each planted defect with its recorded seed and with others like it;\n"
+    "                    of N parts of the defects the I-th\n"
+    "  --light SECONDS   so long of a five-node cluster with one client and no faults; tells how\n"
+    "                    much faster than real time that is\n";
 
 struct Options {
   RunOptions run;
@@ -127,6 +133,20 @@ int run_twice(const RunOptions& run) {
   return same && first.failure.empty() && second.failure.empty() ? 0 : 1;
 }
 
+bool parse_number(const char* text, std::uint64_t& number) {
+  char* end = nullptr;
+  number = std::strtoull(text, &end, 10);
+  return end != text && *end == '\0';
+}
+
+/// "2/3"; nothing is 1/1.
+bool parse_part(const char* text, std::uint64_t& part, std::uint64_t& parts) {
+  if (*text == '\0') return true;
+  char* end = nullptr;
+  part = std::strtoull(text, &end, 10);
+  return *end == '/' && parse_number(end + 1, parts) && part >= 1 && part <= parts;
+}
+
 bool parse_range(const char* text, Options& options) {
   char* end = nullptr;
   options.first = options.last = std::strtoull(text, &end, 10);
@@ -163,7 +183,13 @@ int run_sim(int argc, char** argv) {
       return 0;
     }
     if (option == "--planted") return find_planted(*value == '\0' ? nullptr : value, 200) ? 0 : 1;
-    if (option == "--replay-planted") return replay_planted() ? 0 : 1;
+    if (option == "--replay-planted") {
+      std::uint64_t part = 1, parts = 1;
+      if (!parse_part(value, part, parts)) {
+        return usage_error("--replay-planted '" + std::string(value) + "' is not a part as 1/2");
+      }
+      return replay_planted(part - 1, parts) ? 0 : 1;
+    }
     if (option == "--verbose" || option == "--mix") {
       (option == "--mix" ? options.run.mix : options.verbose) = true;
       continue;
@@ -173,11 +199,17 @@ int run_sim(int argc, char** argv) {
       if (parse_list(value, options.run.only)) continue;
       return usage_error("--only '" + std::string(value) + "' is not a list such as 3,17,40");
     }
-    if (option == "--swarm") {
+    if (option == "--schedule") {
+      if (parse_number(value, options.run.schedule)) continue;
+      return usage_error("--schedule '" + std::string(value) + "' is not a number");
+    }
+    if (option == "--swarm" || option == "--light") {
       char* end = nullptr;
-      const double minutes = std::strtod(value, &end);
-      if (end != value && *end == '\0' && minutes > 0) return swarm(minutes) ? 0 : 1;
-      return usage_error("--swarm '" + std::string(value) + "' is not a number of minutes");
+      const double length = std::strtod(value, &end);
+      if (end == value || *end != '\0' || !(length > 0)) {
+        return usage_error(option + " '" + value + "' is not a length of time");
+      }
+      return (option == "--swarm" ? swarm(length) : run_light(length)) ? 0 : 1;
     }
     if (option != "--seed" && option != "--seeds" && option != "--twice" && option != "--shrink") {
       return usage_error("'" + option + "' is not an option");

@@ -1,6 +1,7 @@
 #include "tests/sim/world.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace annulus::sim {
 
@@ -55,16 +56,20 @@ void World::poll(Scheduled& stage) {
 }
 
 bool World::pick_and_poll() {
+  if (!std::exchange(due_known_, false)) {
+    due_.resize(stages_.size());
+    for (std::uint32_t i = 0; i < stages_.size(); ++i) due_[i] = due(stages_[i]);
+  }
   candidates_.clear();
   Nanos next = next_change_;
-  for (std::uint32_t i = 0; i < stages_.size(); ++i) {
-    const Nanos at = due(stages_[i]);
-    if (at <= now_) candidates_.push_back(i);
-    next = std::min(next, at);
+  for (std::uint32_t i = 0; i < due_.size(); ++i) {
+    if (due_[i] <= now_) candidates_.push_back(i);
+    next = std::min(next, due_[i]);
   }
   if (candidates_.empty()) {
     if (next == kNever) return false;
     now_ = std::max(now_, next);
+    due_known_ = true;  // unless a fault begins or ends now, which says so
     return true;
   }
   std::uint32_t pick = candidates_[rng_.below(candidates_.size())];
@@ -113,6 +118,7 @@ void World::begin_fault(const Fault& fault) {
 }
 
 void World::begin_faults() {
+  due_known_ = false;
   while (next_fault_ < faults_.size() && faults_[next_fault_].start <= now_) {
     const Fault& fault = faults_[next_fault_++];
     ++begun_[static_cast<std::size_t>(fault.kind)];
@@ -141,6 +147,7 @@ bool World::run(const std::function<bool()>& done, Nanos limit) {
 
 void World::heal() {
   healed_ = true;
+  due_known_ = false;
   next_change_ = kNever;
   for (Scheduled& stage : stages_) stage.stalled_until = 0;
   LinkQuality perfect;

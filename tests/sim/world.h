@@ -89,6 +89,8 @@ class World {
   std::function<void(const Fault&)> on_fault_;
   std::vector<Scheduled> stages_;
   std::vector<Nanos> clock_ahead_;  // by node
+  std::vector<Nanos> due_;          // by stage
+  bool due_known_ = false;          // nothing was done since they were found
   std::vector<std::uint32_t> candidates_;
   std::size_t next_fault_ = 0;
   Nanos active_until_ = 0;
