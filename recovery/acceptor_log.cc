@@ -19,7 +19,7 @@ using consensus::LogValue;
 
 /// A group's write takes this much if it can: bigger ones are no faster per byte.
 constexpr std::uint32_t kGroupBytes = 256 * 1024;
-constexpr std::uint32_t kReadBytes = 256 * 1024;
+constexpr std::uint32_t kReadBytes = 128 * 1024;
 /// The superblock follows the durable end at this distance, and at rest up to it.
 constexpr std::uint64_t kCoverEvery = kUncoveredMax / 4;
 constexpr Nanos kCoverAtRest = 2 * kMillisecond;
@@ -286,7 +286,7 @@ void AcceptorLog::fail(const std::string& what) {
 }
 
 LogProgress AcceptorLog::poll(Nanos now) {
-  std::array<TransferDone, 16> dones;
+  std::array<TransferDone, Disk::kTransfersMax> dones;
   std::uint32_t count = 0;
   while (failure_.empty() && (count = disk_->done(dones)) != 0) {
     for (const TransferDone& done : std::span(dones).first(count)) {

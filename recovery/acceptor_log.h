@@ -41,7 +41,7 @@ void tell_on_stderr(const std::string& text);
 struct AcceptorLogOptions {
   std::uint32_t value_bytes_max = 65'536;
   std::uint32_t keeps_max = 2'048;  // accepts given and not durable yet, a power of two
-  std::uint32_t depth = 4;          // groups under way at once
+  std::uint32_t depth = 8;          // groups under way at once
   /// Told what an operator should know: why it stopped, that it will soon be full.
   void (*tell)(const std::string& text) = tell_on_stderr;
 };

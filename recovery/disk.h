@@ -45,8 +45,8 @@ class Disk {
   /// Begins a transfer with the next submit(). A write that is done is durable; several may be done
   /// in any order. At most kTransfersMax are under way.
   virtual void start(const Transfer& transfer) = 0;
-  virtual void submit() = 0;
-  /// Those that are done since the last call, as many as fit.
+  virtual void submit() = 0;  // also what makes writes durable: call it after done(), too
+  /// Those that are done since the last call, as many as fit: into room for kTransfersMax, all.
   virtual std::uint32_t done(std::span<TransferDone> into) = 0;
 
   static constexpr std::uint32_t kTransfersMax = 64;

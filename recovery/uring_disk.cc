@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -73,7 +74,7 @@ class FileDisk final : public Disk {
   }
 
   Status attach(std::span<std::byte> memory) override {
-    // Twice as many: a linked sync is an entry of its own.
+    // Twice as many: a sync is an entry of its own.
     int error = -io_uring_queue_init(2 * kTransfersMax, &ring_, 0);
     if (error != 0) {
       return failed(path_, "io_uring cannot be set up", error,
@@ -94,8 +95,7 @@ class FileDisk final : public Disk {
   }
 
   void start(const Transfer& transfer) override {
-    io_uring_sqe* entry = io_uring_get_sqe(&ring_);
-    CHECK(entry != nullptr);
+    io_uring_sqe* entry = next_entry();
     if (transfer.write && registered_) {
       io_uring_prep_write_fixed(entry, 0, transfer.data, transfer.bytes, transfer.offset, 0);
     } else if (transfer.write) {
@@ -105,24 +105,28 @@ class FileDisk final : public Disk {
     } else {
       io_uring_prep_read(entry, 0, transfer.data, transfer.bytes, transfer.offset);
     }
+    const std::uint64_t about = transfer.token | std::uint64_t{transfer.bytes} << 32;
     entry->flags |= IOSQE_FIXED_FILE;
-    io_uring_sqe_set_data64(entry, transfer.token);
-    if (transfer.write && sync_ == SyncMethod::kWriteThrough) entry->rw_flags = RWF_DSYNC;
-    started_ = true;
-    if (!transfer.write || sync_ != SyncMethod::kLinkedSync) return;
-    // Done is the pair: the write tells of a failure or a short write, the sync of success.
-    entry->flags |= IOSQE_IO_LINK;
-    io_uring_sqe_set_data64(entry,
-                            transfer.token | kLinkedWrite | std::uint64_t{transfer.bytes} << 32);
-    io_uring_sqe* sync = io_uring_get_sqe(&ring_);
-    CHECK(sync != nullptr);
-    io_uring_prep_fsync(sync, 0, IORING_FSYNC_DATASYNC);
-    sync->flags |= IOSQE_FIXED_FILE;
-    io_uring_sqe_set_data64(sync,
-                            transfer.token | kLinkedFsync | std::uint64_t{transfer.bytes} << 32);
+    io_uring_sqe_set_data64(entry, about);
+    if (!transfer.write) return;
+    if (sync_ == SyncMethod::kWriteThrough) {
+      entry->rw_flags = RWF_DSYNC;
+    } else if (sync_ == SyncMethod::kLinkedSync || at_rest()) {
+      // Done is the pair: the write tells of a failure or a short write, the sync of success.
+      entry->flags |= IOSQE_IO_LINK;
+      io_uring_sqe_set_data64(entry, about | kLinkedWrite);
+      start_sync(about | kLinkedFsync);
+    } else {
+      io_uring_sqe_set_data64(entry, about | kWrite);
+      ++writing_;
+    }
   }
 
   void submit() override {
+    if (syncs_ == 0 && written_count_ != 0) {
+      covered_ = written_count_;
+      start_sync(kSharedFsync);
+    }
     if (!std::exchange(started_, false)) return;
     const int submitted = io_uring_submit(&ring_);
     CHECK(submitted >= 0);
@@ -133,14 +137,21 @@ class FileDisk final : public Disk {
     io_uring_cqe* entry = nullptr;
     while (count < into.size() && io_uring_peek_cqe(&ring_, &entry) == 0) {
       const std::uint64_t data = io_uring_cqe_get_data64(entry);
-      const auto bytes = static_cast<std::int64_t>(data >> 32);
-      const auto token = static_cast<std::uint32_t>(data & 0xffff);
-      if ((data & kLinkedWrite) != 0) {
-        if (entry->res != bytes) into[count++] = {token, entry->res};
+      const TransferDone whole{static_cast<std::uint32_t>(data & 0xffff),
+                               static_cast<std::int64_t>(data >> 32)};
+      const std::int64_t result = entry->res;
+      if ((data & kSharedFsync) != 0) {
+        if (into.size() - count < covered_) break;
+        count += sync_done(result, into.subspan(count));
       } else if ((data & kLinkedFsync) != 0) {
-        into[count++] = {token, entry->res == 0 ? bytes : entry->res};
-      } else {
-        into[count++] = {token, entry->res};
+        --syncs_;
+        into[count++] = {whole.token, result == 0 ? whole.result : result};
+      } else if ((data & (kLinkedWrite | kWrite)) == 0 || result != whole.result) {
+        into[count++] = {whole.token, result};
+      }
+      if ((data & kWrite) != 0) {
+        --writing_;
+        if (result == whole.result) written_[written_count_++] = whole;
       }
       io_uring_cqe_seen(&ring_, entry);
     }
@@ -150,6 +161,34 @@ class FileDisk final : public Disk {
  private:
   static constexpr std::uint64_t kLinkedWrite = 1u << 16;
   static constexpr std::uint64_t kLinkedFsync = 1u << 17;
+  static constexpr std::uint64_t kWrite = 1u << 18;  // durable with the next shared sync
+  static constexpr std::uint64_t kSharedFsync = 1u << 19;
+
+  io_uring_sqe* next_entry() {
+    io_uring_sqe* entry = io_uring_get_sqe(&ring_);
+    CHECK(entry != nullptr);
+    started_ = true;
+    return entry;
+  }
+  /// Nothing is being made durable, so that a write need not share its sync.
+  bool at_rest() const { return syncs_ == 0 && writing_ == 0 && written_count_ == 0; }
+  void start_sync(std::uint64_t about) {
+    io_uring_sqe* entry = next_entry();
+    io_uring_prep_fsync(entry, 0, IORING_FSYNC_DATASYNC);
+    entry->flags |= IOSQE_FIXED_FILE;
+    io_uring_sqe_set_data64(entry, about);
+    ++syncs_;
+  }
+  /// The writes that were done when it began are durable, or failed with it.
+  std::uint32_t sync_done(std::int64_t result, std::span<TransferDone> into) {
+    --syncs_;
+    for (std::uint32_t i = 0; i < covered_; ++i) {
+      into[i] = {written_[i].token, result == 0 ? written_[i].result : result};
+    }
+    std::copy(written_.begin() + covered_, written_.begin() + written_count_, written_.begin());
+    written_count_ -= covered_;
+    return covered_;
+  }
 
   std::string path_;
   int file_;
@@ -159,6 +198,11 @@ class FileDisk final : public Disk {
   bool ring_made_ = false;
   bool registered_ = false;
   bool started_ = false;
+  std::uint32_t syncs_ = 0;                          // under way
+  std::uint32_t writing_ = 0;                        // writes under way that wait for a shared sync
+  std::array<TransferDone, kTransfersMax> written_;  // and those that are done, in that order
+  std::uint32_t written_count_ = 0;
+  std::uint32_t covered_ = 0;  // of these, by the shared sync under way
 };
 
 Result<int> open_file(const std::string& path, int flags) {
@@ -226,7 +270,7 @@ Result<std::unique_ptr<Disk>> UringDisk::open(const std::string& path, std::uint
   CHECK(fstat(*file, &about) == 0);
   const std::uint64_t size = static_cast<std::uint64_t>(about.st_size) / kBlockBytes * kBlockBytes;
   auto disk =
-      std::make_unique<FileDisk>(path, *file, std::max(size, bytes), SyncMethod::kLinkedSync);
+      std::make_unique<FileDisk>(path, *file, std::max(size, bytes), SyncMethod::kSharedSync);
   if (Status locked = lock(path, *file); !locked) return locked.error();
   if (size < bytes) {
     if (Status grown = fill(path, *file, size, bytes); !grown) return grown.error();
@@ -241,7 +285,7 @@ Result<std::unique_ptr<Disk>> UringDisk::open_to_read(const std::string& path) {
   CHECK(fstat(file, &about) == 0);
   const std::uint64_t size = static_cast<std::uint64_t>(about.st_size) / kBlockBytes * kBlockBytes;
   return std::unique_ptr<Disk>(
-      std::make_unique<FileDisk>(path, file, size, SyncMethod::kLinkedSync));
+      std::make_unique<FileDisk>(path, file, size, SyncMethod::kSharedSync));
 }
 
 }  // namespace annulus::recovery

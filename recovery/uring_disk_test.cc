@@ -3,8 +3,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
+#include <utility>
+#include <vector>
 
 #include "recovery/acceptor_log.h"
 
@@ -29,7 +33,8 @@ class UringDiskTest : public testing::Test {
 };
 
 TEST_F(UringDiskTest, LogOutlivesItsProcessOnARealFile) {
-  for (const SyncMethod sync : {SyncMethod::kWriteThrough, SyncMethod::kLinkedSync}) {
+  for (const SyncMethod sync :
+       {SyncMethod::kWriteThrough, SyncMethod::kLinkedSync, SyncMethod::kSharedSync}) {
     auto disk = UringDisk::create(path_, 1u << 20, sync);
     ASSERT_TRUE(disk.ok()) << disk.error().message;
     ASSERT_TRUE(AcceptorLog::format(**disk, kIdentity).ok());
@@ -56,6 +61,46 @@ TEST_F(UringDiskTest, LogOutlivesItsProcessOnARealFile) {
       ASSERT_TRUE(disk.ok()) << disk.error().message;
     }
   }
+}
+
+TEST_F(UringDiskTest, WritesThatShareASyncAreEachDoneOnce) {
+  constexpr std::uint32_t kWrites = 200;
+  constexpr std::uint32_t kAtOnce = 16;
+  auto made = UringDisk::create(path_, std::uint64_t{kWrites} * kBlockBytes);
+  ASSERT_TRUE(made.ok()) << made.error().message;
+  Disk& disk = **made;
+  const std::span memory(
+      static_cast<std::byte*>(std::aligned_alloc(kBlockBytes, kBlockBytes * kAtOnce)),
+      std::size_t{kBlockBytes} * kAtOnce);
+  ASSERT_TRUE(disk.attach(memory).ok());
+  std::uint32_t begun = 0;
+  std::uint32_t ended = 0;
+  std::array<bool, kAtOnce> busy{};
+  dataplane::TscClock clock;
+  for (const Nanos end = clock.now() + 30 * kSecond; ended < kWrites;) {
+    ASSERT_LT(clock.now(), end);
+    for (std::uint32_t i = 0; i < kAtOnce && begun < kWrites; ++i) {
+      if (std::exchange(busy[i], true)) continue;
+      std::byte* block = memory.data() + std::size_t{i} * kBlockBytes;
+      std::memset(block, static_cast<int>(begun & 0xff), kBlockBytes);
+      disk.start({true, i, std::uint64_t{begun++} * kBlockBytes, block, kBlockBytes});
+    }
+    disk.submit();
+    std::array<TransferDone, Disk::kTransfersMax> done;
+    for (const TransferDone& each : std::span(done).first(disk.done(done))) {
+      EXPECT_EQ(each.result, kBlockBytes);
+      EXPECT_TRUE(std::exchange(busy[each.token], false)) << "done twice";
+      ++ended;
+    }
+  }
+  std::vector<std::byte> block(kBlockBytes);
+  for (std::uint32_t i = 0; i < kWrites; ++i) {
+    ASSERT_TRUE(disk.read(std::uint64_t{i} * kBlockBytes, block).ok());
+    EXPECT_EQ(block.front(), static_cast<std::byte>(i & 0xff));
+    EXPECT_EQ(block.back(), static_cast<std::byte>(i & 0xff));
+  }
+  made.value().reset();
+  std::free(memory.data());
 }
 
 TEST_F(UringDiskTest, SecondProcessIsRefused) {

@@ -30,16 +30,19 @@ void durable_writes(benchmark::State& state, SyncMethod sync) {
   };
   for (std::uint32_t i = 0; i < depth; ++i) start(i);
   disk.submit();
-  TransferDone done[16];
+  TransferDone done[Disk::kTransfersMax];
   std::uint32_t ready = 0;
   for (auto _ : state) {  // one write done, and the next begun
-    while (ready == 0) ready = disk.done(done);
+    while (ready == 0) {
+      ready = disk.done(done);
+      if (ready == 0) disk.submit();
+    }
     CHECK(done[ready - 1].result == bytes);
     start(done[--ready].token);
     disk.submit();
   }
   state.SetBytesProcessed(static_cast<std::int64_t>(state.iterations()) * bytes);
-  for (std::uint32_t left = depth - ready; left != 0;) left -= disk.done(done);
+  for (std::uint32_t left = depth - ready; left != 0; disk.submit()) left -= disk.done(done);
   made.value().reset();
   std::free(memory);
 }
@@ -49,6 +52,10 @@ BENCHMARK_CAPTURE(durable_writes, write_through, SyncMethod::kWriteThrough)
     ->ArgsProduct({{4'096, 65'536, 262'144}, {1, 2, 4, 8}})
     ->UseRealTime();
 BENCHMARK_CAPTURE(durable_writes, linked_fdatasync, SyncMethod::kLinkedSync)
+    ->ArgNames({"bytes", "depth"})
+    ->ArgsProduct({{4'096, 65'536, 262'144}, {1, 2, 4, 8}})
+    ->UseRealTime();
+BENCHMARK_CAPTURE(durable_writes, shared_fdatasync, SyncMethod::kSharedSync)
     ->ArgNames({"bytes", "depth"})
     ->ArgsProduct({{4'096, 65'536, 262'144}, {1, 2, 4, 8}})
     ->UseRealTime();
