@@ -4,12 +4,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -80,9 +82,109 @@ bool time_syncs(int file, std::vector<double>& took_us) {
   return true;
 }
 
+/// As many files as there are logs, written as AcceptorLog writes them.
+class LogProbe {
+ public:
+  Status open(const std::string& path, std::uint32_t logs) {
+    for (std::uint32_t i = 0; i < logs; ++i) {
+      auto made = recovery::UringDisk::create(path + "-" + std::to_string(i), kLogBytes);
+      if (!made) return made.error();
+      unlink(made.value()->name().c_str());
+      files_.push_back({std::move(made).value(), block_of(kDepth * kGroupBytes), 0});
+      File& file = files_.back();
+      if (Status attached = file.disk->attach({file.memory.get(), kDepth * kGroupBytes});
+          !attached) {
+        return attached;
+      }
+    }
+    return {};
+  }
+
+  /// Bytes a second over all of them; 0 if a write failed.
+  double groups(double seconds) {
+    const Clock::time_point start = Clock::now();
+    for (File& file : files_) {
+      for (std::uint32_t i = 0; i < kDepth; ++i) write(file, i, kGroupBytes);
+    }
+    std::uint64_t bytes = 0;
+    for (std::uint32_t under_way = kDepth * static_cast<std::uint32_t>(files_.size());
+         under_way != 0;) {
+      const bool more = seconds_since(start) < seconds;
+      for (File& file : files_) {
+        std::array<recovery::TransferDone, recovery::Disk::kTransfersMax> dones;
+        for (const auto& done : std::span(dones).first(file.disk->done(dones))) {
+          if (done.result != kGroupBytes) return 0;
+          bytes += kGroupBytes;
+          if (more) {
+            write(file, done.token, kGroupBytes);
+          } else {
+            --under_way;
+          }
+        }
+        file.disk->submit();
+      }
+      std::this_thread::yield();
+    }
+    return static_cast<double>(bytes) / seconds_since(start);
+  }
+
+  /// Until most of them have a block more; 0 if a write failed.
+  double majority_us() {
+    const Clock::time_point start = Clock::now();
+    double took = 0;
+    for (File& file : files_) {
+      write(file, 0, recovery::kBlockBytes);
+      file.disk->submit();
+    }
+    for (std::size_t durable = 0; durable < files_.size();) {
+      for (File& file : files_) {
+        std::array<recovery::TransferDone, recovery::Disk::kTransfersMax> dones;
+        for (const auto& done : std::span(dones).first(file.disk->done(dones))) {
+          if (done.result != recovery::kBlockBytes) return 0;
+          if (++durable == files_.size() / 2 + 1) took = 1e6 * seconds_since(start);
+        }
+        file.disk->submit();
+      }
+      std::this_thread::yield();
+    }
+    return took;
+  }
+
+ private:
+  static constexpr std::uint64_t kLogBytes = 256u << 20;
+  static constexpr std::uint32_t kGroupBytes = 256u << 10;
+  static constexpr std::uint32_t kDepth = 4;
+  struct File {
+    std::unique_ptr<recovery::Disk> disk;
+    Block memory;
+    std::uint64_t next = 0;
+  };
+
+  static void write(File& file, std::uint32_t token, std::uint32_t bytes) {
+    if (file.next + bytes > kLogBytes) file.next = 0;
+    std::byte* data = file.memory.get() + std::size_t{token} * kGroupBytes;
+    file.disk->start({true, token, file.next, data, bytes});
+    file.next += bytes;
+  }
+
+  std::vector<File> files_;
+};
+
+Status probe_logs(const std::string& path, std::uint32_t logs, DiskFigures& figures) {
+  LogProbe probe;
+  if (Status opened = probe.open(path, logs); !opened) return opened;
+  std::vector<double> took_us;
+  for (std::uint32_t i = 0; i < kSyncs; ++i) took_us.push_back(probe.majority_us());
+  std::sort(took_us.begin(), took_us.end());
+  figures.majority_p50_us = took_us[kSyncs / 2];
+  figures.group_bytes_per_second = probe.groups(1);
+  if (took_us[0] != 0 && figures.group_bytes_per_second != 0) return {};
+  return Error{path + ": a write failed; see the kernel's log for the disk's state"};
+}
+
 }  // namespace
 
-annulus::Result<DiskFigures> probe_disk(const std::string& directory) {
+annulus::Result<DiskFigures> probe_disk(const std::string& directory, std::uint32_t logs) {
   const std::string path = directory + "/annulus-bench-disk-" + std::to_string(getpid());
   // As the logs are made: filled, so that no write allocates.
   if (auto made = recovery::UringDisk::create(path, kFileBytes); !made) return made.error();
@@ -102,6 +204,7 @@ annulus::Result<DiskFigures> probe_disk(const std::string& directory) {
   }
   figures.sync_p50_us = syncs[syncs.size() / 2];
   figures.sync_p99_us = syncs[syncs.size() * 99 / 100];
+  if (Status probed = probe_logs(path, logs, figures); !probed) return probed.error();
   return figures;
 }
 

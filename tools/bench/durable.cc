@@ -30,9 +30,11 @@ struct Round {
   double ratio() const { return durable.per_second / memory.per_second; }
   /// Of all logs, blocks as they were written.
   double log_rate() const { return durable.extra.at("log_bytes_per_second"); }
+  double logs_share() const { return log_rate() / disk.group_bytes_per_second; }
   double disk_share() const { return log_rate() / disk.bytes_per_second; }
   double added_us() const { return durable_idle.latency.p50_us - memory_idle.latency.p50_us; }
   double added_syncs() const { return added_us() / disk.sync_p50_us; }
+  double added_majorities() const { return added_us() / disk.majority_p50_us; }
 };
 
 annulus::Result<Result> run_with(const WorkloadOptions& options, tools::Durability durability) {
@@ -42,11 +44,22 @@ annulus::Result<Result> run_with(const WorkloadOptions& options, tools::Durabili
   return run_workload(one);
 }
 
+/// What all records take, and what the disk can write in the time that there is load: a log that is
+/// larger only takes longer to be filled with zeros, and one that is full takes no commands.
+std::uint32_t log_mb(const WorkloadOptions& load, const DiskFigures& disk) {
+  const std::uint64_t records = load.load.keys * (load.load.key_bytes + load.load.value_bytes + 64);
+  const double seconds = load.warmup + load.seconds + 0.5;
+  const double written = seconds * disk.bytes_per_second / load.acceptors;
+  return 64 + static_cast<std::uint32_t>((static_cast<double>(records) + written) * 1.25 / 1e6);
+}
+
 annulus::Result<Round> run_round(const Options& options) {
   Round round;
-  auto disk = probe_disk(options.load.directory);
+  auto disk = probe_disk(options.load.directory, options.load.acceptors);
   if (!disk) return disk.error();
   round.disk = disk.value();
+  WorkloadOptions load = options.load;
+  if (load.log_mb == 0) load.log_mb = log_mb(load, round.disk);
   const auto fill = [&](const WorkloadOptions& what, Result& memory, Result& durable) -> Status {
     for (const auto& [durability, into] :
          {std::pair{tools::Durability::kMemory, &memory}, {tools::Durability::kDisk, &durable}}) {
@@ -56,7 +69,7 @@ annulus::Result<Round> run_round(const Options& options) {
     }
     return {};
   };
-  if (Status run = fill(options.load, round.memory, round.durable); !run) return run.error();
+  if (Status run = fill(load, round.memory, round.durable); !run) return run.error();
   Status run = fill(options.idle, round.memory_idle, round.durable_idle);
   if (!run) return run.error();
   return round;
@@ -102,6 +115,10 @@ Status report_disk(const std::vector<Round>& rounds, Report& report) {
   note(result, "bytes_per_second", rate);
   note(result, "sync_p50_us", spread(rounds, [](const Round& r) { return r.disk.sync_p50_us; }));
   note(result, "sync_p99_us", spread(rounds, [](const Round& r) { return r.disk.sync_p99_us; }));
+  note(result, "logs_bytes_per_second",
+       spread(rounds, [](const Round& r) { return r.disk.group_bytes_per_second; }));
+  note(result, "majority_p50_us",
+       spread(rounds, [](const Round& r) { return r.disk.majority_p50_us; }));
   return report.add(result);
 }
 
@@ -112,6 +129,8 @@ Status report_load(const std::vector<Round>& rounds, Report& report) {
   const Spread share = spread(rounds, [](const Round& r) { return r.disk_share(); });
   note(result, "ratio_to_memory", ratio);
   note(result, "share_of_disk", share);
+  note(result, "share_of_logs_alone",
+       spread(rounds, [](const Round& r) { return r.logs_share(); }));
   note(result, "log_bytes_per_second", spread(rounds, [](const Round& r) { return r.log_rate(); }));
   result.targets.push_back(
       {"70 % of memory or, over all logs, 80 % of the disk, whichever is lower",
@@ -126,6 +145,8 @@ Status report_idle(const std::vector<Round>& rounds, Report& report) {
   const Spread syncs = spread(rounds, [](const Round& r) { return r.added_syncs(); });
   note(result, "added_p50_us", spread(rounds, [](const Round& r) { return r.added_us(); }));
   note(result, "added_in_syncs", syncs);
+  note(result, "added_in_majorities",
+       spread(rounds, [](const Round& r) { return r.added_majorities(); }));
   result.targets.push_back({"median added latency at idle at most 1.5x one sync",
                             "all acceptors write when the proposal arrives, at once: 1.0-1.2",
                             syncs.median <= 1.5});
@@ -155,6 +176,9 @@ Experiment durable_experiment() {
   load.load.keys = 100'000;
   load.seconds = 1;
   load.warmup = 0.5;
+  load.log_mb = 0;
+  // A busy host's disk has been seen to stand still for seconds. That is to show as latency.
+  load.deadline = options->idle.deadline = 30 * kSecond;
   WorkloadOptions& idle = options->idle;
   idle.experiment = "durable";
   idle.label = "one at a time, ";
@@ -176,7 +200,8 @@ Experiment durable_experiment() {
         app.add_option("--dir", options->load.directory,
                        "where the logs and the probe's file are while it runs")
             ->capture_default_str();
-        app.add_option("--log-mb", options->load.log_mb, "of each acceptor, at load")
+        app.add_option("--log-mb", options->load.log_mb,
+                       "of each acceptor, at load; 0: what the disk can write meanwhile")
             ->capture_default_str();
         app.add_option("--keys", options->load.load.keys, "records")->capture_default_str();
         app.add_option("--seconds", options->load.seconds, "of load measured, a round")

@@ -143,6 +143,8 @@ struct Rig::Reading {
   std::uint64_t commands = 0;
   std::uint64_t scanned = 0;
   std::uint64_t log_bytes = 0;
+  std::uint64_t log_groups = 0;
+  std::uint64_t log_accepts = 0;
   std::uint64_t upkeep_cycles = 0;
   std::map<std::string, std::uint64_t> cycles;
   Histogram::Snapshot latency;
@@ -179,6 +181,7 @@ annulus::Result<std::unique_ptr<Rig>> Rig::create(const WorkloadOptions& options
         client.session_window_max = std::bit_ceil(options.load.window);
         client.batch_commands = options.batch;
         client.batch_bytes = options.batch_bytes;
+        client.deadline = options.deadline;
       }));
   cluster.add_stage("load", rig->load_);
   if (Status started = cluster.start(); !started) return started.error();
@@ -192,6 +195,8 @@ Rig::Reading Rig::read() const {
           load_.counters()[LoadCounter::kCommands].get(),
           load_.counters()[LoadCounter::kScannedEntries].get(),
           recovery::kBlockBytes * sum_of(cluster_->registry(), "log", "blocks"),
+          sum_of(cluster_->registry(), "log", "groups"),
+          sum_of(cluster_->registry(), "log", "accepts"),
           sum_of(cluster_->registry(), "node", "upkeep_cycles"),
           useful_cycles(cluster_->registry()),
           load_.latency().snapshot(),
@@ -247,6 +252,9 @@ Result Rig::result_of(const Mix& mix, const Reading& before, const Reading& afte
   if (after.log_bytes != before.log_bytes) {
     result.extra["log_bytes_per_second"] =
         static_cast<double>(after.log_bytes - before.log_bytes) / seconds;
+    result.extra["log_batches_a_group"] =
+        static_cast<double>(after.log_accepts - before.log_accepts) /
+        static_cast<double>(after.log_groups - before.log_groups);
   }
   if (options_.mode == tools::Mode::kSmr) {
     // Of what the cluster itself does; the load generator is none of it.

@@ -31,6 +31,7 @@ struct WorkloadOptions {
   std::uint32_t cores = 0;  // CPUs for cluster and load; 0: all there are
   double seconds = 5;
   double warmup = 2;
+  Nanos deadline = 5 * kSecond;  // of a command; one that passes it makes the run void
   /// Latency figures leave out commands during which a core stood still (CoreLoop::stalls); those
   /// of all commands are beside them.
   bool separate_stalls = false;
