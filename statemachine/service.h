@@ -124,6 +124,11 @@ class Service {
   /// All of the service's state. The engine reads it for hashes, checkpoints and transfer.
   virtual SegmentStore& segments() = 0;
 
+  /// One segment was installed from outside; when all are, on_segments_installed() follows. For
+  /// services whose checks take long: what is checked here, in a turn of its own, need not be
+  /// checked then. After a failure as after one there.
+  virtual Status on_segment_installed(SegmentId) { return {}; }
+
   /// Segments were installed or removed from outside: check their bytes, and rebuild whatever is
   /// kept beside them (directories, indexes). After a failure only SegmentStore::clear() and
   /// another call may follow.

@@ -94,6 +94,15 @@ bool StateInstaller::verified() const {
   return at_ == image.bytes && seen_ == image.segments && hash_ == image.hash;
 }
 
+/// Into the store of its service, which looks at it at once: it lies in the cache.
+bool StateInstaller::install(const ImageSegment& head) {
+  const auto* content = reinterpret_cast<const std::byte*>(&head + 1);
+  const auto id = parts_.store(head.service)->install({content, head.bytes.get()});
+  CHECK(id.has_value());
+  return head.service == kSystemService ||
+         parts_.services[head.service]->on_segment_installed(*id).ok();
+}
+
 void StateInstaller::empty_all() {
   emptied_ = true;
   parts_.sessions.reset();
@@ -128,8 +137,10 @@ StateInstaller::Outcome StateInstaller::step(std::uint64_t bytes) {
     if (pass_ == Pass::kVerify) {
       if (!verify(*head)) return Outcome::kRefused;
     } else {
-      const auto* content = reinterpret_cast<const std::byte*>(head + 1);
-      CHECK(parts_.store(head->service)->install({content, head->bytes.get()}).has_value());
+      if (!install(*head)) {
+        empty_all();
+        return Outcome::kRefused;
+      }
     }
   }
   if (at_ < end) return Outcome::kWorking;

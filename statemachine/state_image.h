@@ -76,6 +76,7 @@ class StateInstaller {
   const ImageSegment* next_segment();
   bool verify(const ImageSegment& segment);
   bool verified() const;
+  bool install(const ImageSegment& segment);
   void empty_all();
   bool adopt(std::uint32_t service);
 

@@ -35,8 +35,12 @@ struct WorkerOptions {
   /// that one comes first.
   Nanos session_idle = 60 * kSecond;
   std::uint32_t recent_values = 4'096;  // whose ids are remembered; a power of two
-  /// Of its state, copied or installed in one turn: about a millisecond's worth.
+  /// Of its state, copied in one turn: about half a millisecond's worth, for execution stands still
+  /// until all is copied.
   std::uint64_t state_bytes_per_turn = 2u << 20;
+  /// Of a peer's state, verified or installed in one turn: what shares the core is to go on as if
+  /// nothing were, for the cluster is served by others.
+  std::uint64_t install_bytes_per_turn = 256u << 10;
 };
 
 enum class WorkerCounter : std::uint8_t {

@@ -2,6 +2,8 @@
 // copy of a peer. Nothing is executed meanwhile.
 #include "statemachine/worker.h"
 
+#include <algorithm>
+
 namespace annulus::statemachine {
 
 using consensus::DeliveryKind;
@@ -30,7 +32,8 @@ void Worker::work_on_state() {
     rings_.state->pass(StateExchange::Phase::kCopied);
     return;
   }
-  const StateInstaller::Outcome outcome = installer_->step(options_.state_bytes_per_turn);
+  const StateInstaller::Outcome outcome =
+      installer_->step(std::min(options_.install_bytes_per_turn, options_.state_bytes_per_turn));
   if (outcome != StateInstaller::Outcome::kWorking) end_install(outcome);
 }
 

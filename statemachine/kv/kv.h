@@ -30,6 +30,7 @@ class KvService final : public Service {
   void execute(std::span<const Command> commands, Replies& replies) override;
 
   SegmentStore& segments() override { return table_.segments(); }
+  Status on_segment_installed(SegmentId id) override { return table_.check(id); }
   Status on_segments_installed() override { return table_.rebuild(); }
   std::uint32_t key_classes() const override { return kKeyClasses; }
   void hashes(std::span<ContentHash> per_class) const override { table_.hashes(per_class); }

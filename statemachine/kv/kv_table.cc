@@ -5,6 +5,7 @@
 #include <bit>
 #include <string>
 #include <tuple>
+#include <utility>
 
 namespace annulus::statemachine::kv {
 
@@ -310,15 +311,40 @@ std::uint64_t KvTable::count() const {
   return sum;
 }
 
+Error KvTable::damaged(SegmentId id) const {
+  return Error{"key-value segment " + std::to_string(static_cast<std::uint32_t>(id)) +
+               " of class " + std::to_string(at(id).common.key_class) + " is damaged"};
+}
+
+KvTable::Sum KvTable::sum_of(SegmentId id) const {
+  Sum sum;
+  at(id).for_each([&sum](const KvEntry& entry, std::uint16_t) {
+    sum.hash.add(entry.hash);
+    sum.weight += weight_of(entry.key_bytes, entry.value_bytes);
+  });
+  return sum;
+}
+
+Status KvTable::check(SegmentId id) {
+  if (at(id).common.key_class >= kKeyClasses || !at(id).sound()) return damaged(id);
+  checked_.resize(segments_.count_max());
+  checked_[static_cast<std::uint32_t>(id)] = sum_of(id);
+  return {};
+}
+
 Status KvTable::rebuild() {
+  const auto checked = std::exchange(checked_, {});
+  const auto known = [&](SegmentId id) {
+    const auto index = static_cast<std::uint32_t>(id);
+    return index < checked.size() && checked[index];
+  };
   forget();
   std::vector<SegmentId> ids;
   for (std::uint32_t i = 0; i < segments_.id_end(); ++i) {
     const SegmentId id{i};
     if (!segments_.live(id)) continue;
-    if (at(id).common.key_class >= kKeyClasses || !at(id).sound()) {
-      return Error{"key-value segment " + std::to_string(i) + " of class " +
-                   std::to_string(at(id).common.key_class) + " is damaged"};
+    if (!known(id) && (at(id).common.key_class >= kKeyClasses || !at(id).sound())) {
+      return damaged(id);
     }
     ids.push_back(id);
   }
@@ -337,10 +363,9 @@ Status KvTable::rebuild() {
                    " overlap or leave a gap: some are missing or of another replica"};
     }
     insert_place(segment.common.key_class, key_class.segments, id);
-    segment.for_each([&key_class](const KvEntry& entry, std::uint16_t) {
-      key_class.hash.add(entry.hash);
-      key_class.weight += weight_of(entry.key_bytes, entry.value_bytes);
-    });
+    const Sum sum = known(id) ? *checked[static_cast<std::uint32_t>(id)] : sum_of(id);
+    key_class.hash += sum.hash;
+    key_class.weight += sum.weight;
     key_class.entries += segment.entry_count;
   }
   for (std::uint32_t c = 0; c < kKeyClasses; ++c) {

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -74,6 +75,8 @@ class KvTable {
 
   std::uint64_t count() const;
   SegmentStore& segments() { return segments_; }
+  /// Checks one segment that was installed, so that rebuild() need not.
+  Status check(SegmentId id);
   Status rebuild();
   void hashes(std::span<ContentHash> per_class) const;
   void recompute_hashes(std::span<ContentHash> per_class) const;
@@ -84,6 +87,11 @@ class KvTable {
     std::uint64_t weight = 0;
     std::uint32_t entries = 0;
     std::uint32_t segments = 0;
+  };
+  /// What a sound segment's entries add to its class.
+  struct Sum {
+    ContentHash hash;
+    std::uint64_t weight = 0;
   };
   /// A segment in the directory, in one word, so that a class's eight first fit a cache line: first
   /// position, id, and a copy of the bucket count that spares a cache miss. Words sort by position.
@@ -125,6 +133,8 @@ class KvTable {
   void make_room(std::uint32_t key_class, std::uint32_t index, SlabSize wanted);
   void split(std::uint32_t key_class, std::uint32_t index);
   void forget();
+  Error damaged(SegmentId id) const;
+  Sum sum_of(SegmentId id) const;
   bool follows(const KvSegment& segment) const;
   void merge_around(std::uint32_t key_class, std::uint32_t index);
   bool merge(std::uint32_t key_class, std::uint32_t index);
@@ -139,6 +149,7 @@ class KvTable {
   const std::uint32_t stride_;      // of the directory
   SegmentStore segments_;
   std::vector<Class> classes_;
+  std::vector<std::optional<Sum>> checked_;  // by segment, until rebuild(); else empty
   std::vector<Place> directory_;    // by class, then sorted; kNoPlace behind each class's last
   std::uint32_t search_steps_ = 0;  // every class has fewer than 2^search_steps_ segments
   std::uint64_t version_ = 0;       // changes whenever an entry's segment or bucket may have
