@@ -23,6 +23,7 @@ struct Options {
 };
 
 constexpr Nanos kPatience = 60 * kSecond;
+constexpr Nanos kOnSchedule = 20 * kMillisecond;
 constexpr std::uint32_t kSamples = 1 << 20;
 constexpr const char* kVictim = "replica1";
 
@@ -34,11 +35,13 @@ class Catchup {
   Status run(Report& report);
 
  private:
+  Status on_schedule();
   Status round();
   std::uint64_t counted(const std::string& node, const char* stage, const char* name) const;
   double per_second(Nanos time) const;
   Status wait_for(const char* what, const std::function<bool()>& condition);
   Nanos paused() const;
+  double longest_turn_us(const char* stage) const;
 
   const Options& options_;
   Rig& rig_;
@@ -52,16 +55,21 @@ class Catchup {
   std::vector<double> took_ms_;
   std::vector<double> megabytes_;
   std::vector<double> paused_ms_;
+  std::vector<double> worker_turn_us_;   // the longest of the replica that comes back
+  std::vector<double> learner_turn_us_;  // likewise
+  std::vector<double> kept_;
+  std::shared_ptr<Rig::Reading> back_;  // since the last restart: counters begin anew with it
 };
 
 std::uint64_t Catchup::counted(const std::string& node, const char* stage, const char* name) const {
+  std::uint64_t sum = 0;
   for (const dataplane::Registry::Group& group : rig_.cluster().registry().groups()) {
     if (group.node != node || group.stage != stage) continue;
     for (std::size_t i = 0; i < group.names.size(); ++i) {
-      if (std::strcmp(group.names[i], name) == 0) return group.values[i].get();
+      if (std::strcmp(group.names[i], name) == 0) sum += group.values[i].get();
     }
   }
-  return 0;
+  return sum;
 }
 
 /// The longest copy so far.
@@ -71,6 +79,12 @@ Nanos Catchup::paused() const {
     if (named.name == "state_copy_ns") most = std::max(most, named.histogram->snapshot().max);
   }
   return static_cast<Nanos>(most);
+}
+
+/// Of a stage of the replica that comes back, since it was started again.
+double Catchup::longest_turn_us(const char* stage) const {
+  return static_cast<double>(counted(kVictim, stage, "longest_turn_cycles")) /
+         dataplane::TscClock::cycles_per_nano() / 1e3;
 }
 
 double Catchup::per_second(Nanos time) const {
@@ -88,8 +102,20 @@ Status Catchup::wait_for(const char* what, const std::function<bool()>& conditio
                "; see the counters 'state_receiver' and 'state_source' of the replicas"};
 }
 
+/// An outage leaves commands behind their schedule, which are made up for at full speed: the next
+/// round is to begin after that.
+Status Catchup::on_schedule() {
+  Nanos since = clock_.now();
+  return wait_for("the load to be on schedule again", [&] {
+    const std::uint64_t count = timeline_.count();
+    if (count == 0 || timeline_.at(count - 1).took > kOnSchedule) since = clock_.now();
+    return clock_.now() - since > kSecond / 4;
+  });
+}
+
 Status Catchup::round() {
   const auto decided = [&] { return counted("replica2", "learner", "delivered"); };
+  if (Status rested = on_schedule(); !rested) return rested;
   healthy_.push_back(per_second(kSecond));
   rig_.cluster().gate(kVictim).stop();
   const std::uint64_t before = decided();
@@ -101,6 +127,7 @@ Status Catchup::round() {
   }
   without_.push_back(per_second(kSecond));
   if (Status again = rig_.cluster().restart_replica(kVictim); !again) return again;
+  back_ = rig_.reading();
   const Nanos begin = clock_.now();
   const std::uint64_t first = timeline_.count();
   // Until it executes what is ordered now.
@@ -112,7 +139,10 @@ Status Catchup::round() {
   const Nanos took = clock_.now() - begin;
   during_.push_back(static_cast<double>(timeline_.count() - first) * 1e9 /
                     static_cast<double>(took));
+  kept_.push_back(during_.back() / healthy_.back());
   took_ms_.push_back(static_cast<double>(took) / 1e6);
+  worker_turn_us_.push_back(longest_turn_us("stage.worker"));
+  learner_turn_us_.push_back(longest_turn_us("stage.learner"));
   megabytes_.push_back(
       static_cast<double>(counted("replica2", "state_source", "chunks_sent")) *
       consensus::fragment_bytes(rig_.cluster().config().mtu - dataplane::kIpUdpHeaderBytes) / 1e6);
@@ -129,18 +159,21 @@ double median(std::vector<double> values) {
 Status Catchup::run(Report& report) {
   if (Status begun = rig_.run(rate_, &timeline_); !begun) return begun;
   std::this_thread::sleep_for(std::chrono::duration<double>(options_.workload.warmup));
-  const auto before = rig_.reading();
   for (std::uint32_t i = 0; i < options_.rounds; ++i) {
     if (Status done = round(); !done) return done;
   }
   if (Status rested = rig_.rest(); !rested) return rested;
-  Result result = rig_.result_since(before);
+  Result result = rig_.result_since(back_);  // latency, cycles and stalls are of the last round
   result.label = rate_ == 0 ? "replica comes back, closed loop" : "replica comes back, open loop";
-  const double kept = median(during_) / median(healthy_);
+  const double kept = median(kept_);
+  result.per_second = median(during_);
   result.extra["healthy_per_second"] = median(healthy_);
   result.extra["without_per_second"] = median(without_);
   result.extra["during_per_second"] = median(during_);
   result.extra["kept"] = kept;
+  result.extra["kept_least"] = *std::min_element(kept_.begin(), kept_.end());
+  result.extra["longest_worker_turn_us"] = median(worker_turn_us_);
+  result.extra["longest_learner_turn_us"] = median(learner_turn_us_);
   result.extra["came_back_ms"] = median(took_ms_);
   result.extra["copied_mb_in_all"] = megabytes_.back();
   result.extra["longest_copy_ms"] = paused_ms_.back();
@@ -174,6 +207,7 @@ Experiment catchup_experiment() {
   options->workload.load.value_bytes = 8;
   options->workload.seconds = 2;
   options->workload.warmup = 1;
+  options->workload.deadline = 30 * kSecond;  // an outage is to show in what was kept
   return {"catchup", "a replica loses its memory under load and fetches the state of the other one",
           "40 s",
           [options](CLI::App& app) {
