@@ -19,7 +19,7 @@ constexpr Nanos kSuspicion = 200 * kMillisecond;
 constexpr std::uint32_t kSilentMax = 8;
 // As often a value is tried before the time between two attempts grows: a new coordinator is there
 // within milliseconds, and wants to be found as soon.
-constexpr int kPatientTries = 4;
+constexpr int kPatientTries = 8;
 
 }  // namespace
 
@@ -231,7 +231,11 @@ void Proposer::on_replied(std::uint64_t sequence, Nanos now) {
     if (!replier_dead) reply_delay_.record_late();
   } else if (!slot.repeated) {
     const Nanos delay = now - slot.first_sent;
-    reply_delay_.record(delay);
+    // Those that were out together are late for one reason: that counts once, or a single stall
+    // would make the client wait as long for whoever dies after it.
+    const bool late = delay > reply_delay_.p99();
+    if (!late || slot.first_sent >= late_at_) reply_delay_.record(delay);
+    if (late) late_at_ = now;
     reply_mean_ += (delay - reply_mean_) / 16;
   }
   slot.done = true;

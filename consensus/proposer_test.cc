@@ -379,6 +379,32 @@ TEST_F(ProposerTest, RepliesAdaptTheTimeout) {
   EXPECT_LT(patience, 3 * kMillisecond);
 }
 
+TEST_F(ProposerTest, ValuesLateTogetherCountAsOne) {
+  start();
+  Nanos now = 0;
+  std::uint64_t s = 1;
+  const auto replies = [&](std::uint64_t values, Nanos after) {
+    for (std::uint64_t i = 0; i < values; ++i) propose(now);
+    now += after;
+    for (std::uint64_t i = 0; i < values; ++i) replied(s++, now);
+    effects_.clear();
+  };
+  const auto patience = [&] {
+    propose(now);
+    const Nanos due = proposer().poll(now, effects_);
+    const Nanos waits = due - now;
+    replied(s++, now);
+    return waits;
+  };
+  for (int i = 0; i < 4'000; ++i) replies(1, kMillisecond);
+  replies(4, 100 * kMillisecond);
+  const Nanos once = patience();
+  EXPECT_GT(once, 20 * kMillisecond);
+  EXPECT_LT(once, 30 * kMillisecond);
+  replies(1, 100 * kMillisecond);
+  EXPECT_GT(patience(), once + 10 * kMillisecond);
+}
+
 TEST_F(ProposerTest, AbandonedValueIsRepeatedWhileAnOlderOneIsOutstanding) {
   start();
   propose(0);
