@@ -8,7 +8,6 @@ namespace annulus::chaos {
 namespace {
 
 using tools::ClusterConfig;
-using tools::Durability;
 using tools::NodeKind;
 
 constexpr auto kUdp = static_cast<std::uint8_t>(Medium::kUdp);
@@ -36,13 +35,6 @@ constexpr FaultRow kRows[] = {
     {Fault::kDuplicate, Victim::kNetwork, "frames duplicated", 4, kMemif, 200, 2000},
     {Fault::kDiskFull, Victim::kAcceptor, "disk full", 25, kUdp | kMemif, 300, 1500},
 };
-
-constexpr Comeback kComebacks[] = {
-    {NodeKind::kAcceptor, Durability::kDisk, true},
-    {NodeKind::kReplica, Durability::kDisk, true},
-    {NodeKind::kAcceptor, Durability::kMemory, true},  // as a new member
-    {NodeKind::kReplica, Durability::kMemory, true},   // with the state of another one
-};
 // clang-format on
 
 NodeKind kind_of(Victim victim) {
@@ -51,25 +43,15 @@ NodeKind kind_of(Victim victim) {
                                       : NodeKind::kProxy;
 }
 
-bool kills(Fault fault) { return fault == Fault::kKill || fault == Fault::kDiskFull; }
-
 }  // namespace
 
 std::span<const FaultRow> fault_rows() { return kRows; }
-
-bool comes_back(NodeKind kind, Durability durability) {
-  for (const Comeback& row : kComebacks) {
-    if (row.kind == kind && row.durability == durability) return row.comes_back;
-  }
-  return true;  // proxies keep nothing
-}
 
 bool Plan::bearable(const Situation& situation, const FaultRow& row, std::uint32_t node) const {
   const ClusterConfig& cluster = situation.cluster;
   const NodeKind kind = cluster.nodes[node].kind;
   if (kind != kind_of(row.victim) || situation.health[node] != Health::kWhole) return false;
   if (row.fault == Fault::kDiskFull && situation.small_disk != node) return false;
-  if (kills(row.fault) && !comes_back(kind, cluster.durability) && !situation.late) return false;
   std::uint32_t out_of_order = 0;
   for (std::uint32_t i = 0; i < cluster.nodes.size(); ++i) {
     out_of_order += cluster.nodes[i].kind == kind && situation.health[i] != Health::kWhole ? 1 : 0;

@@ -1,5 +1,5 @@
-// What may go wrong, to whom, and what is promised afterwards: two tables, and a plan drawn from a
-// seed that never has more nodes out of order than the cluster bears.
+// What may go wrong, and to whom: a table, and a plan drawn from a seed that never has more nodes
+// out of order than the cluster bears. Every node comes back to what it was, or the run fails.
 #pragma once
 
 #include <cstdint>
@@ -43,21 +43,11 @@ struct FaultRow {
 /// Every fault that can be drawn.
 std::span<const FaultRow> fault_rows();
 
-/// Whether a node that was killed comes back to what it was, once it is started again. Of those
-/// that do not, as many as the cluster bears are killed near the end of a run, and not waited for;
-/// all others must come back, or the run fails.
-struct Comeback {
-  tools::NodeKind kind;
-  tools::Durability durability;
-  bool comes_back;
-};
-bool comes_back(tools::NodeKind kind, tools::Durability durability);
-
 enum class Health : std::uint8_t {
   kWhole,
   kFaulty,     // a fault lasts
   kReturning,  // it is over, and the node not yet what it was
-  kGone,       // for good
+  kGone,       // was not whole in time: the run has failed
 };
 
 struct Drawn {
@@ -75,7 +65,6 @@ struct Situation {
   Medium medium{};
   std::span<const Health> health;           // of each node
   bool network_faulty = false;              // one such fault at a time
-  bool late = false;                        // nodes may be lost for good
   std::optional<std::uint32_t> small_disk;  // the acceptor whose disk may be found full
 };
 

@@ -55,7 +55,7 @@ std::optional<Reading> Injector::read(const Node& node) const {
   return reading && reading->pid == pid ? reading : std::nullopt;
 }
 
-void Injector::tick(Nanos now, bool inject, bool late) {
+void Injector::tick(Nanos now, bool inject) {
   look_for_ends();
   for (Done& done : report_.faults) {
     if (done.over != 0 || now < done.begun + done.drawn.lasts) continue;
@@ -83,7 +83,6 @@ void Injector::tick(Nanos now, bool inject, bool late) {
                                  .medium = options_.medium,
                                  .health = health,
                                  .network_faulty = network_faulty_,
-                                 .late = late,
                                  .small_disk = small_disk});
   if (drawn) begin(*drawn, now);
 }
@@ -175,10 +174,7 @@ void Injector::end(Done& done, Nanos now) {
     done.returned = now;
     return;
   }
-  const auto durability = site_.config().cluster.durability;
-  const bool gone = killed && !comes_back(node.config->kind, durability);
-  node.health = gone ? Health::kGone : Health::kReturning;
-  if (gone) report_.gone.push_back(node.config->name);
+  node.health = Health::kReturning;
   node.starts_again = killed;
   node.has_baseline = false;
   node.since = now;

@@ -27,8 +27,8 @@ class Injector {
            RunReport& report);
   ~Injector();
 
-  /// `inject`: new faults may begin. `late`: also those from which a node does not come back.
-  void tick(Nanos now, bool inject, bool late);
+  /// `inject`: new faults may begin.
+  void tick(Nanos now, bool inject);
   /// Undoes all faults with the next tick.
   void heal(Nanos now);
   /// No fault lasts, and all who can be whole are.

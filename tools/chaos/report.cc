@@ -138,10 +138,6 @@ void print_report(const RunOptions& options, const RunReport& report) {
   std::printf("\nelections won %llu; proxy connections lost %llu; longest stall %.0f ms\n",
               static_cast<unsigned long long>(report.elections),
               static_cast<unsigned long long>(report.connections_lost), ms(longest_stall(report)));
-  for (const std::string& name : report.gone) {
-    std::printf("%s was killed and has no way back: memory of a process is all it had\n",
-                name.c_str());
-  }
   if (report.replicas_equal > 0) {
     std::printf("%u replica%s at instance %llu: state hashes %s\n", report.replicas_equal,
                 report.replicas_equal == 1 ? "" : "s",
@@ -177,7 +173,6 @@ Status write_report(const RunOptions& options, const RunReport& report, const st
                          {"elections_won", report.elections},
                          {"connections_lost", report.connections_lost},
                          {"longest_stall_ms", ms(longest_stall(report))},
-                         {"gone", report.gone},
                          {"replicas_equal", report.replicas_equal},
                          {"operations_judged", report.verdict.operations},
                          {"objects", report.verdict.objects},

@@ -129,13 +129,12 @@ bool Run::pass(Nanos most, const std::function<bool(Nanos)>& done) {
 void Run::wreak(Injector& injector) {
   load_->set_phase(Load::Phase::kRunning);
   pass(kWarmUp, [&](Nanos now) {
-    injector.tick(now, false, false);
+    injector.tick(now, false);
     return false;
   });
   const auto time = static_cast<Nanos>(options_.minutes * 60e9);
-  const Nanos begin = clock_.now();
   pass(time, [&](Nanos now) {
-    injector.tick(now, true, now - begin > time * 2 / 3);
+    injector.tick(now, true);
     return !report_.failures.empty();
   });
 }
@@ -144,7 +143,7 @@ void Run::wreak(Injector& injector) {
 void Run::recover(Injector& injector) {
   injector.heal(clock_.now());
   const bool well = pass(kHealWithin + (clock_.now() - report_.begun), [&](Nanos now) {
-    injector.tick(now, false, false);
+    injector.tick(now, false);
     return injector.all_well() || over();
   });
   if (over()) return;
@@ -153,7 +152,7 @@ void Run::recover(Injector& injector) {
   std::uint64_t proxy = load_->proxy_answered();
   const auto wanted = static_cast<std::uint64_t>(options_.rate / 4 * kProgressFor / kSecond);
   const bool progress = pass(kProgressWithin, [&](Nanos now) {
-    injector.tick(now, false, false);
+    injector.tick(now, false);
     return load_->native_answered() > native + wanted && load_->proxy_answered() > proxy + wanted;
   });
   native = load_->native_answered() - native;
@@ -166,7 +165,7 @@ void Run::recover(Injector& injector) {
   for (const Load::Phase phase : {Load::Phase::kIdle, Load::Phase::kReading}) {
     load_->set_phase(phase);
     const bool settled = pass(kSettleWithin, [&](Nanos now) {
-      injector.tick(now, false, false);
+      injector.tick(now, false);
       return load_->settled();
     });
     if (settled || over()) continue;

@@ -40,7 +40,6 @@ struct RunReport {
   std::vector<std::pair<Nanos, Nanos>> stalls;  // of this process: when, how long
   std::uint64_t elections = 0;
   std::uint64_t connections_lost = 0;
-  std::vector<std::string> gone;     // nodes lost for good, as is not promised otherwise
   std::uint64_t executed = 0;        // instances, by the replicas compared
   std::uint32_t replicas_equal = 0;  // how many were compared
   History history;
