@@ -237,6 +237,18 @@ void Cluster::stop() {
   if (cores_) cores_->stop();
 }
 
+std::uint64_t Cluster::replicas_apart() const {
+  std::uint64_t first = 0;
+  std::uint64_t last = ~std::uint64_t{0};
+  for (const std::unique_ptr<Node>& node : nodes_) {
+    if (node->worker() == nullptr) continue;
+    const std::uint64_t executed = raw(node->worker()->executed());
+    first = std::max(first, executed);
+    last = std::min(last, executed);
+  }
+  return first - last;
+}
+
 Result<std::vector<statemachine::StateHashes>> Cluster::state_hashes(Nanos patience) {
   const Nanos until = clock_.now() + patience;
   std::vector<statemachine::Worker*> workers;

@@ -94,6 +94,8 @@ class Cluster {
   /// The state hash of each replica, all at the instance that the furthest has reached. While
   /// running; needs no more writes to be on their way than `patience` lets finish.
   Result<std::vector<statemachine::StateHashes>> state_hashes(Nanos patience = 10 * kSecond);
+  /// How many instances the replica that has executed most is ahead of the one that has least.
+  std::uint64_t replicas_apart() const;
 
  private:
   explicit Cluster(const ClusterOptions& options);

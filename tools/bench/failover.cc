@@ -20,6 +20,8 @@ namespace {
 constexpr Nanos kMeasured = 100 * kMillisecond;  // from the fault on
 constexpr Nanos kFailed = 150 * kMillisecond;
 constexpr Nanos kRecovery = 250 * kMillisecond;
+constexpr Nanos kWholeWithin = 20 * kSecond;
+constexpr std::uint64_t kApartMost = 512;  // instances, of replicas that follow
 constexpr std::uint32_t kSamples = 1 << 21;
 // Of the plot, in steps of a millisecond.
 constexpr int kBefore = 50;
@@ -126,7 +128,8 @@ class Failover {
  private:
   Status healthy(Result& result);
   Status inflict(const Kind& kind, Result& result);
-  void one_fault(const Kind& kind, std::uint32_t number);
+  Status one_fault(const Kind& kind, std::uint32_t number);
+  Status await_replicas();
   std::uint64_t counted(const std::string& node, const char* stage, const char* name) const;
   std::uint32_t coordinator() const;
   std::string victim(Victim kind, std::uint32_t number) const;
@@ -185,7 +188,21 @@ std::string Failover::victim(Victim kind, std::uint32_t number) const {
   return "acceptor" + std::to_string(1 + (leads - 1 + by) % acceptors);
 }
 
-void Failover::one_fault(const Kind& kind, std::uint32_t number) {
+/// Until none lacks what another has, for it may be fetching the state of that one: a fault that
+/// took that, too, would take all.
+Status Failover::await_replicas() {
+  const Nanos until = clock_.now() + kWholeWithin;
+  while (rig_.cluster().replicas_apart() > kApartMost) {
+    if (clock_.now() > until) {
+      return Error{"a replica has not executed what another has " +
+                   std::to_string(kWholeWithin / kSecond) + " s after a fault"};
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return {};
+}
+
+Status Failover::one_fault(const Kind& kind, std::uint32_t number) {
   const auto wait = [](Nanos time) { std::this_thread::sleep_for(std::chrono::nanoseconds(time)); };
   tools::Gate& gate = rig_.cluster().gate(victim(kind.victim, number));
   const std::uint64_t first = timeline_.count();
@@ -199,6 +216,7 @@ void Failover::one_fault(const Kind& kind, std::uint32_t number) {
   plot_.add(timeline_, first, begin);
   took_.insert(took_.end(), seen.took.begin(), seen.took.end());
   gaps_.push_back(seen.gap);
+  return await_replicas();
 }
 
 void Failover::note_latency(Result& result) {
@@ -264,7 +282,9 @@ Status Failover::inflict(const Kind& kind, Result& result) {
   took_.clear();
   gaps_.clear();
   plot_ = Plot{};
-  for (std::uint32_t i = 0; i < options_.faults; ++i) one_fault(kind, i);
+  for (std::uint32_t i = 0; i < options_.faults; ++i) {
+    if (Status done = one_fault(kind, i); !done) return done;
+  }
   if (took_.empty()) return Error{"nothing completed around the faults: the cluster stopped"};
   note_latency(result);
   result.per_second = static_cast<double>(took_.size()) / options_.faults * 1e9 / kMeasured;
