@@ -21,6 +21,13 @@ constexpr std::uint32_t kSilentMax = 8;
 // within milliseconds, and wants to be found as soon.
 constexpr int kPatientTries = 8;
 
+/// For a value that finds out whether a late replica answers again. The window is held up by it,
+/// and after an outage `patience` is long: what is usual now is the measure, not what was late
+/// lately.
+Nanos trial_patience(Nanos patience, Nanos reply_mean) {
+  return std::min(patience, 2 * std::max(reply_mean, kPatienceFloor));
+}
+
 }  // namespace
 
 Proposer::Proposer(const ProposerOptions& options, const Configuration& configuration)
@@ -104,7 +111,8 @@ void Proposer::propose(const Value& value, Slice bytes, std::uint16_t replier, N
   ++next_;
   counters_[ProposerCounter::kProposed].add();
   send_submit(slot, now, effects);
-  schedule(slot, now + patience());
+  const bool trial = !options_.client_server && suspected_until_[replier] != 0;
+  schedule(slot, now + (trial ? trial_patience(patience(), reply_mean_) : patience()));
 }
 
 template <typename M>

@@ -455,6 +455,39 @@ TEST_F(ProposerTest, RepliersTakeTurnsAndALateOneIsAvoidedUntilItAnswers) {
   EXPECT_NE(proposer().next_replier(later), proposer().next_replier(later));
 }
 
+TEST_F(ProposerTest, AReplicaTriedAgainIsNotWaitedForAsLongAsThoseThatWereLateInAnOutage) {
+  start();
+  ack(0, 1, 1'000, 0);
+  Nanos now = 0;
+  std::uint64_t sequence = 0;
+  for (int i = 0; i < 4; ++i) {  // all were late together, and not repeated
+    propose(now, 64, 1);
+    replied(++sequence, now += kFirst - 1, 1);
+  }
+  for (int i = 0; i < 64; ++i) {  // now they are quick again
+    propose(now, 64, 1);
+    replied(++sequence, now += kMillisecond / 8, 1);
+  }
+  effects_.clear();
+  propose(now, 64, 0);  // replica 0 has died
+  ++sequence;
+  ack(0, sequence + 1, 1'000, now);
+  const Nanos usual = proposer().poll(now, effects_) - now;
+  now += usual;
+  proposer().poll(now, effects_);
+  replied(sequence, now, 1);
+  effects_.clear();
+  propose(now, 64, 0);
+  ++sequence;
+  ack(0, sequence + 1, 1'000, now);
+  const Nanos trial = proposer().poll(now, effects_) - now;
+  EXPECT_LE(trial, 2 * kMillisecond);
+  EXPECT_GE(usual, 4 * trial);
+  effects_.clear();
+  proposer().poll(now + trial, effects_);
+  EXPECT_EQ(sent(), std::vector{query(1, sequence)});
+}
+
 TEST_F(ProposerTest, ClientServerModeTalksToTheFirstReplicaOnly) {
   options_.client_server = true;
   start();
