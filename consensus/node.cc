@@ -168,7 +168,8 @@ void AcceptorNode::on_phase1a(const Received& in, Nanos now) {
 void AcceptorNode::handle(const Received& in, Nanos now) {
   const Upkeep upkeep(is_upkeep(in), counters_);
   if (in.type == MessageType::kConfiguration) return on_configuration_news(in, now);
-  news_.on_frame(in, configuration_, true, now, effects_);
+  // Who was taken out is silent: it does not even tell others of members.
+  if (standing() != Standing::kRemoved) news_.on_frame(in, configuration_, true, now, effects_);
   if (!member()) {
     counters_[NodeCounter::kDropNoMember].add();
     return;
