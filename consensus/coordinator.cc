@@ -215,7 +215,8 @@ void Coordinator::add_votes(Instance instance, AcceptorSet votes, Nanos now) {
   if (place.decided) return;
   const std::uint32_t members = (1u << configuration_.acceptors.size()) - 1;
   place.votes = AcceptorSet{(raw(place.votes) | raw(votes)) & members};
-  const int needed = configuration_.majority() - (DEFECT(kQuorumOneTooFew) ? 1 : 0);
+  const bool half = DEFECT(kHalfEnough) && configuration_.acceptors.size() % 2 == 0;
+  const int needed = configuration_.majority() - (DEFECT(kQuorumOneTooFew) || half ? 1 : 0);
   if (size(place.votes) < needed) return;
   place.decided = true;
   counters_[CoordinatorCounter::kDecided].add();

@@ -82,7 +82,8 @@ void AcceptorNode::carry_out(const Configuration& next, Nanos now) {
   if (!member()) return;
   lost_ = {};  // a majority has decided
   standing_.store(Standing::kMember, std::memory_order_relaxed);
-  self_ = configuration_.acceptor_index(port_.identity().node).value_or(kAcceptorsMax);
+  const auto place = configuration_.acceptor_index(port_.identity().node);
+  if (place || !DEFECT(kRemovedVotes)) self_ = place.value_or(kAcceptorsMax);
   if (coordinator_.active()) {
     for (const Member& each : before.acceptors) {
       ConfigurationNews::tell(each.endpoint, configuration_, effects_);
@@ -115,7 +116,10 @@ void AcceptorNode::take_place() {
     self_ = static_cast<std::uint32_t>(self - members.begin());
     port_.set_node(self->id);
   } else {
-    standing_.store(incarnation_ != 0 ? Standing::kJoining : Standing::kRemoved,
+    // Who has said anything was a member once, and nobody is one twice.
+    const bool spoke =
+        acceptor_.promised() != kNoBallot || acceptor_.accepted_below() != kFirstInstance;
+    standing_.store(incarnation_ != 0 && !spoke ? Standing::kJoining : Standing::kRemoved,
                     std::memory_order_relaxed);
     port_.set_node(kNoNode);
   }

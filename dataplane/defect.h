@@ -58,6 +58,9 @@ enum class Defect : std::uint8_t {
   kImageTorn,                  // T13: execution goes on while the state is copied
   kImageOffByOne,              // a copy is taken to contain the instance after its own
   kHalfImageInstalled,         // a copy is installed before all of it came, its hash unchecked
+  kWireVersionIgnored,         // a frame of another wire version is acted on
+  kRemovedVotes,               // T5b: an acceptor that was taken out goes on at its former place
+  kHalfEnough,                 // T5b: half of an even number of acceptors decides
   kCount,
 };
 
@@ -109,6 +112,9 @@ constexpr std::array<const char*, static_cast<std::size_t>(Defect::kCount)> kDef
     "image-torn",
     "image-off-by-one",
     "half-image-installed",
+    "wire-version-ignored",
+    "removed-votes",
+    "half-enough",
 };
 
 #ifdef ANNULUS_SIMULATION

@@ -34,7 +34,8 @@ FrameFault open_frame(const Slice& head, const Slice& payload, const FrameFilter
   if (head.size() < sizeof(FrameHeader)) return FrameFault::kTruncated;
   const auto* header = reinterpret_cast<const FrameHeader*>(head.data());
   if (header->magic != kFrameMagic) return FrameFault::kBadMagic;
-  if (header->version != kWireVersion) return FrameFault::kBadVersion;
+  if (header->version != kWireVersion && !DEFECT(kWireVersionIgnored))
+    return FrameFault::kBadVersion;
   if ((header->flags & ~kRelay) != 0) return FrameFault::kBadFlags;
   if (header->cluster != filter.cluster) return FrameFault::kForeignCluster;
   if (header->ring != filter.ring) return FrameFault::kForeignRing;

@@ -104,6 +104,9 @@ ClusterPlan draw_plan(Rng& rng) {
   // From copies: nothing else that a seed decides shifts.
   draw_disks(Rng(Rng(rng).next() ^ 0xd15c), plan);
   Rng third(Rng(rng).next() ^ 0x57a7e);
+  Rng bystanders(Rng(rng).next() ^ 0xb757a);
+  plan.changes = bystanders.chance(300'000);
+  plan.foreign = bystanders.chance(300'000);
   if (!plan.partitioned() && !plan.durable && third.chance(400'000)) {
     plan.learners.push_back(consensus::kAllPartitions);
     plan.retain = consensus::kUndecidedMax;  // so that a replica that returns finds the log gone
@@ -150,13 +153,18 @@ Cluster::Cluster(World& world, const ClusterPlan& plan, const LoadPlan& load, Rn
       plan_(plan),
       rng_(rng),
       configuration_(configuration_of(plan)),
-      checker_(configuration_, plan.durable, world.failure(), world.trace()) {
+      checker_(configuration_, plan.durable, world.failure(), world.trace()),
+      transfers_([this](const Fault& fault, NodeId asked, std::uint32_t asking) {
+        lose_source(fault, asked, asking);
+      }),
+      members_(configuration_) {
   add_acceptors();
   add_learners();
   add_clients(load);
   add_raw_clients(load);
-  set_links();
   world_.network().observe(&checker_);
+  add_bystanders();
+  set_links();
   checker_.set_settled(
       [this](std::uint32_t acceptor) { return acceptors_[acceptor].node->acceptor().settled(); });
 }
@@ -184,14 +192,16 @@ consensus::AcceptorNodeOptions Cluster::acceptor_options(std::uint32_t acceptor)
 }
 
 void Cluster::add_acceptors() {
-  for (std::uint32_t i = 0; i < plan_.acceptors; ++i) {
+  for (std::uint32_t i = 0; i < plan_.acceptors + plan_.changes; ++i) {
     AcceptorMachine machine;
     machine.transport = attach(endpoint_of(0, i), acceptor_buffers());
     CHECK(machine.transport->join(kGroup).ok());
     checker_.set_acceptor(machine.transport->index(), i);
     acceptors_.push_back(std::move(machine));
-    if (plan_.durable) add_platter(i);
-    start_acceptor(i, acceptor_options(i));
+    consensus::AcceptorNodeOptions options = acceptor_options(i);
+    if (i >= plan_.acceptors) options.incarnation = rng_.next() | 1;
+    if (plan_.durable) add_platter(i, options.incarnation);
+    start_acceptor(i, options);
     ++nodes_;
     ++stages_;
   }

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,7 +17,9 @@
 #include "statemachine/worker.h"
 #include "tests/sim/client.h"
 #include "tests/sim/disk.h"
+#include "tests/sim/foreigner.h"
 #include "tests/sim/raw_client.h"
+#include "tests/sim/transfer_watch.h"
 #include "tests/sim/world.h"
 
 namespace annulus::sim {
@@ -42,6 +46,8 @@ struct ClusterPlan {
   LinkQuality base;                  // every link starts from this
   bool split_payloads = false;
   Nanos session_idle = 3'600 * kSecond;
+  bool changes = false;  // an operator adds and takes out members; one more acceptor waits for that
+  bool foreign = false;  // a node of another wire version speaks
   bool durable = false;  // acceptors have disks
   DiskQuality disk;
   std::uint32_t disk_depth = 4;
@@ -115,6 +121,7 @@ struct AcceptorMachine {
 };
 struct LearnerMachine {
   bool crashed = false;
+  bool removed = false;  // by a change of members; it does not come back
   std::uint64_t incarnation = 1;
   std::unique_ptr<SimTransport> transport;
   std::unique_ptr<DeliveryTap::Ring> deliveries;
@@ -170,6 +177,9 @@ class Cluster {
   std::uint32_t node_ends() const {
     return static_cast<std::uint32_t>(acceptors_.size() + learners_.size());
   }
+  /// Of nodes and clients.
+  std::uint32_t ends() const { return node_ends() + clients(); }
+  bool changes() const { return plan_.changes; }
   std::uint32_t stages() const { return stages_; }
   /// That of each replica which executes.
   const std::vector<std::uint32_t>& executing_stages() const { return executing_stages_; }
@@ -182,6 +192,33 @@ class Cluster {
   std::uint64_t raw_retransmitted() const;
 
  private:
+  std::uint32_t clients() const {
+    return static_cast<std::uint32_t>(clients_.size() + raw_clients_.size());
+  }
+  /// Polls now and then what the operator is to do.
+  class Operator final : public dataplane::Stage {
+   public:
+    Operator(Cluster& cluster, Rng rng) : cluster_(cluster), rng_(rng) {}
+    dataplane::PollResult poll(Nanos now, std::uint32_t budget) override;
+    const char* name() const override { return "operator"; }
+
+   private:
+    Cluster& cluster_;
+    Rng rng_;
+    Nanos next_ = 0;
+  };
+
+  const consensus::Configuration& members() const;
+  bool member_of(const consensus::Configuration& members, std::uint32_t acceptor) const;
+  std::size_t whole_members(const consensus::Configuration& members, std::uint32_t without) const;
+  bool majority_without(std::uint32_t acceptor) const;
+  std::optional<consensus::Change> wanted_change(const Fault& fault,
+                                                 const consensus::Configuration& members);
+  bool in_vain(const consensus::Configuration& members) const;
+  void operate(Rng& rng, Nanos now);
+  void finish_change(const consensus::Configuration& members);
+  void lose_source(const Fault& fault, consensus::NodeId asked, std::uint32_t asking);
+  void add_bystanders();
   void add_acceptors();
   consensus::AcceptorNodeOptions acceptor_options(std::uint32_t acceptor) const;
   std::uint32_t acceptor_buffers() const;
@@ -227,6 +264,15 @@ class Cluster {
   History history_;
   std::map<std::uint64_t, std::uint32_t> client_of_epoch_;
   std::map<std::string, std::uint64_t> counted_;
+  TransferWatch transfers_;
+  std::unique_ptr<SimTransport> foreign_transport_;
+  std::unique_ptr<Foreigner> foreigner_;
+  std::unique_ptr<Operator> operator_;
+  std::deque<Fault> wanted_changes_;
+  std::optional<consensus::Change> changing_;  // asked for, and not known to be made
+  Nanos ask_at_ = 0;
+  bool healed_ = false;
+  mutable consensus::Configuration members_;  // the newest that anybody acts under
   std::uint32_t stages_ = 0;
   std::vector<std::uint32_t> executing_stages_;
   std::uint32_t nodes_ = 0;

@@ -35,6 +35,12 @@ void Cluster::on_fault(const Fault& fault) {
     case FaultKind::kDiskDamage:
       checker_.set_damaged(fault.a);
       return acceptors_[fault.a].platter->damage(fault.amount);
+    case FaultKind::kSourceLost:
+      return transfers_.arm(fault);
+    case FaultKind::kAddAcceptor:
+    case FaultKind::kRemoveAcceptor:
+    case FaultKind::kRemoveReplica:
+      return wanted_changes_.push_back(fault);
     case FaultKind::kDiskFailure:
       return acceptors_[fault.a].platter->fail_writes(fault.amount);
     default:
@@ -49,7 +55,8 @@ bool Cluster::may_lose(std::uint32_t acceptor) const {
   if (!plan_.durable) return true;
   for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
     const AcceptorMachine& other = acceptors_[i];
-    if (i != acceptor && (!whole(other) || other.node->epoch() != newest_epoch())) return false;
+    if (i == acceptor || !member_of(members(), i)) continue;
+    if (!whole(other) || other.node->epoch() != newest_epoch()) return false;
   }
   return acceptor == plan_.damaged;
 }
@@ -57,17 +64,13 @@ bool Cluster::may_lose(std::uint32_t acceptor) const {
 /// Of memory acceptors a majority keeps what it said: with more lost, nothing can be promised.
 bool Cluster::may_crash(std::uint32_t node) const {
   if (plan_.durable || node >= acceptors_.size()) return true;  // it keeps what it said
-  std::uint32_t left = 0;
-  for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
-    left += i != node && whole(acceptors_[i]) && acceptors_[i].node->epoch() == newest_epoch();
-  }
-  return left >= acceptors_.size() / 2 + 1;
+  return majority_without(node);
 }
 
 std::uint32_t Cluster::newest_epoch() const {
   std::uint32_t epoch = 0;
   for (const AcceptorMachine& machine : acceptors_) {
-    epoch = std::max(epoch, machine.node->epoch());
+    if (machine.node != nullptr) epoch = std::max(epoch, machine.node->epoch());
   }
   return epoch;
 }
@@ -176,6 +179,8 @@ bool Cluster::open_log(std::uint32_t acceptor) {
 }
 
 void Cluster::restart_all() {
+  transfers_.disarm();
+  healed_ = true;
   if (!plan_.durable) return;
   for (AcceptorMachine& machine : acceptors_) {
     if (machine.platter != nullptr) machine.platter->mend();
@@ -188,7 +193,8 @@ void Cluster::restart(std::uint32_t node) {
     if (!plan_.durable) return;
     const AcceptorMachine& machine = acceptors_[node];
     if (machine.crashed || machine.node->failed()) restart_acceptor(node);
-  } else if (learners_[node - acceptors_.size()].crashed) {
+  } else if (const LearnerMachine& machine = learners_[node - acceptors_.size()];
+             machine.crashed && !machine.removed) {
     restart_learner(node - static_cast<std::uint32_t>(acceptors_.size()));
   }
 }

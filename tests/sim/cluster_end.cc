@@ -31,9 +31,13 @@ bool Cluster::caught_up() const {
     if (machine.deliveries->size() != 0 || machine.tapped->size() != 0) return false;
     if (!machine.node->current()) return false;
   }
-  // Whoever lost its memory is a member again, and holds what the others hold.
-  for (const AcceptorMachine& machine : acceptors_) {
-    if (machine.crashed || machine.node->failed()) continue;
+  // Whoever lost its memory is a member again, and holds what the others hold; who was taken out
+  // or waits to be taken in is none.
+  if (changing_) return false;
+  const consensus::Configuration& newest = members();
+  for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
+    const AcceptorMachine& machine = acceptors_[i];
+    if (machine.crashed || machine.node->failed() || !member_of(newest, i)) continue;
     if (!whole(machine)) return false;
   }
   return std::all_of(learners_.begin(), learners_.end(), [&](const LearnerMachine& machine) {
@@ -174,6 +178,7 @@ void Cluster::count(std::map<std::string, std::uint64_t>& counters) const {
   counters["order.proposer_reorders"] = checker_.proposer_reorders();
   counters["order.restarts"] = checker_.restarts();
   counters["order.admitted"] = checker_.admitted();
+  counters["foreigner.spoken"] = foreigner_ != nullptr ? foreigner_->spoken() : 0;
   counters["raw.retransmitted"] = raw_retransmitted();
   for (const AcceptorMachine& machine : acceptors_) {
     for (std::size_t i = 0;

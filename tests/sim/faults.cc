@@ -9,17 +9,16 @@ namespace annulus::sim {
 
 const char* to_string(FaultKind kind) {
   static constexpr const char* kNames[] = {
-      "loss",      "node_loss",   "send_loss",   "multicast_loss", "duplicate", "reorder",
-      "slow_link", "slow_node",   "bit_flips",   "link_full",      "partition", "stall",
-      "pause",     "clock_jump",  "crash",       "rejoin",         "election",  "restart",
-      "power_cut", "disk_damage", "disk_failure"};
+      "loss",         "node_loss",   "send_loss",    "multicast_loss",  "duplicate",
+      "reorder",      "slow_link",   "slow_node",    "bit_flips",       "link_full",
+      "partition",    "stall",       "pause",        "clock_jump",      "crash",
+      "rejoin",       "election",    "restart",      "power_cut",       "disk_damage",
+      "disk_failure", "source_lost", "add_acceptor", "remove_acceptor", "remove_replica"};
   static_assert(std::size(kNames) == static_cast<std::size_t>(FaultKind::kCount));
   return kNames[static_cast<std::size_t>(kind)];
 }
 
 namespace {
-
-constexpr std::uint32_t kAll = 1'000'000;  // frames of a million
 
 FaultKind draw_kind(Rng& rng, const FaultWeights& weights) {
   const std::uint32_t total = std::accumulate(weights.begin(), weights.end(), 0u);
@@ -54,51 +53,6 @@ std::uint32_t draw_amount(Rng& rng, FaultKind kind) {
       return static_cast<std::uint32_t>(rng.between(100'000, 1'000'000));
     default:
       return static_cast<std::uint32_t>(rng.between(20'000, 400'000));
-  }
-}
-
-void worsen(LinkQuality& link, const Fault& fault) {
-  switch (fault.kind) {
-    case FaultKind::kLoss:
-    case FaultKind::kNodeLoss:
-    case FaultKind::kSendLoss:
-      link.loss_ppm = std::max(link.loss_ppm, fault.amount);
-      return;
-    case FaultKind::kMulticastLoss:
-      link.multicast_loss_ppm = std::max(link.multicast_loss_ppm, fault.amount);
-      return;
-    case FaultKind::kDuplicate:
-      link.duplicate_ppm = std::max(link.duplicate_ppm, fault.amount);
-      return;
-    case FaultKind::kReorder:
-      link.reorder_ppm = std::max(link.reorder_ppm, fault.amount);
-      return;
-    case FaultKind::kSlowLink:
-    case FaultKind::kSlowNode:
-      link.slow = std::max(link.slow, fault.amount);
-      return;
-    case FaultKind::kBitFlips:
-      link.flip_ppm = std::max(link.flip_ppm, fault.amount);
-      return;
-    case FaultKind::kLinkFull:
-      link.frames_max = std::min(link.frames_max, fault.amount);
-      return;
-    case FaultKind::kPartition:
-      link.cut |= fault.amount >= kAll;
-      link.loss_ppm = std::max(link.loss_ppm, fault.amount);
-      return;
-    case FaultKind::kStall:
-    case FaultKind::kPause:
-    case FaultKind::kClockJump:
-    case FaultKind::kCrash:
-    case FaultKind::kRejoin:
-    case FaultKind::kElection:
-    case FaultKind::kRestart:
-    case FaultKind::kPowerCut:
-    case FaultKind::kDiskDamage:
-    case FaultKind::kDiskFailure:
-    case FaultKind::kCount:
-      return;
   }
 }
 
@@ -148,14 +102,14 @@ void plan_usurpation(Plan& plan) {
   // Often exactly one acceptor hears it, at times the one that will take over.
   if (plan.rng.coin()) others &= ~(EndSet{1} << plan.other_acceptor());
   const std::uint32_t amount =
-      plan.rng.coin() ? kAll : static_cast<std::uint32_t>(plan.rng.between(300'000, 950'000));
+      plan.rng.coin() ? kAllFrames : static_cast<std::uint32_t>(plan.rng.between(300'000, 950'000));
   const Nanos begin = plan.at;
   plan.at += plan.micros(50, 800);
   plan.elect(next);
   const Nanos deaf = plan.at + plan.micros(5, 150);
   plan.at = deaf + plan.micros(300, 4'000);
   plan.cut(begin, plan.at, self, others, amount);
-  plan.cut(deaf, plan.at, plan.all_acceptors() & ~self, self, kAll);
+  plan.cut(deaf, plan.at, plan.all_acceptors() & ~self, self, kAllFrames);
   plan.at += plan.micros(0, 50);
   plan.elect(plan.rng.coin() ? deposed
                              : static_cast<std::uint32_t>(plan.rng.below(plan.options.acceptors)));
@@ -289,7 +243,7 @@ void plan_disk_fault(Plan& plan, FaultKind kind) {
 /// still reaches everybody.
 void plan_partition(Plan& plan, const Fault& like) {
   Fault cut = like;
-  cut.amount = kAll;
+  cut.amount = kAllFrames;
   cut.from = EndSet{1} << cut.a;
   cut.to = EndSet{1} << cut.b;
   if (plan.rng.coin()) {
@@ -360,9 +314,28 @@ void plan_replica_returns(Plan& plan, Nanos end) {
       plan.add(FaultKind::kCrash, plan.at, nodes[which], draw_amount(rng, FaultKind::kCrash));
       const Nanos again = plan.at + plan.micros(100, rng.coin() ? 2'000 : 20'000);
       plan.add(FaultKind::kRestart, again, nodes[which]);
+      if (several && rng.coin()) {
+        plan.faults.push_back({.kind = FaultKind::kSourceLost,
+                               .start = again,
+                               .end = again + 40 * kMillisecond,
+                               .a = static_cast<std::uint32_t>(rng.below(kWaysToLoseASource)),
+                               .amount = static_cast<std::uint32_t>(rng.between(50, 900))});
+      }
       plan.at = again + (several ? plan.micros(7'000, 18'000) : plan.micros(1'000, 60'000));
       which = (which + 1) % nodes.size();
     }
+  }
+}
+
+/// An operator adds and takes out members, one after another.
+void plan_changes(Plan& plan, Nanos end) {
+  static constexpr FaultKind kKinds[] = {FaultKind::kAddAcceptor, FaultKind::kRemoveAcceptor,
+                                         FaultKind::kAddAcceptor, FaultKind::kRemoveAcceptor,
+                                         FaultKind::kRemoveReplica};
+  Rng& rng = plan.rng;
+  for (std::uint64_t left = rng.between(2, 5); left > 0; --left) {
+    const FaultKind kind = kKinds[rng.below(std::size(kKinds))];
+    plan.add(kind, rng.between(0, end), static_cast<std::uint32_t>(rng.below(16)));
   }
 }
 
@@ -381,7 +354,7 @@ const FaultWeights kUsualDiskFaults = [] {
 
 FaultWeights draw_weights(Rng& rng, bool durable) {
   FaultWeights weights{};
-  for (std::size_t kind = 0; kind < (durable ? weights.size() : kFirstDiskFault); ++kind) {
+  for (std::size_t kind = 0; kind < (durable ? kFirstPlannedFault : kFirstDiskFault); ++kind) {
     if (rng.coin()) weights[kind] = static_cast<std::uint32_t>(rng.between(1, 20));
   }
   weights[rng.below(kFirstDiskFault)] += 5;  // never none
@@ -428,49 +401,15 @@ std::vector<Fault> plan_faults(Rng& rng, const FaultOptions& options) {
     plan_replica_returns(more, plan.at);
     plan.faults.insert(plan.faults.end(), more.faults.begin(), more.faults.end());
   }
+  if (options.changes) {
+    Rng operators(Rng(rng).next() ^ 0xc4a9);
+    Plan more{operators, options, {}};
+    plan_changes(more, plan.at);
+    plan.faults.insert(plan.faults.end(), more.faults.begin(), more.faults.end());
+  }
   std::stable_sort(plan.faults.begin(), plan.faults.end(),
                    [](const Fault& a, const Fault& b) { return a.start < b.start; });
   return std::move(plan.faults);
-}
-
-void apply_faults(SimNetwork& network, std::span<const LinkQuality> base,
-                  std::span<const Fault> faults, Nanos now) {
-  const std::uint32_t ends = network.ends();
-  for (std::uint32_t from = 0; from < ends; ++from) {
-    for (std::uint32_t to = 0; to < ends; ++to) network.link(from, to) = base[from * ends + to];
-  }
-  for (const Fault& fault : faults) {
-    if (fault.start > now || fault.end <= now) continue;
-    switch (fault.kind) {
-      case FaultKind::kSlowNode:
-        for (std::uint32_t other = 0; other < ends; ++other) {
-          worsen(network.link(fault.a, other), fault);
-          worsen(network.link(other, fault.a), fault);
-        }
-        break;
-      case FaultKind::kSendLoss:
-        for (std::uint32_t other = 0; other < ends; ++other) {
-          worsen(network.link(fault.a, other), fault);
-        }
-        break;
-      case FaultKind::kNodeLoss:
-      case FaultKind::kMulticastLoss:
-        for (std::uint32_t other = 0; other < ends; ++other) {
-          worsen(network.link(other, fault.a), fault);
-        }
-        break;
-      case FaultKind::kPartition:
-        for (std::uint32_t from = 0; from < ends; ++from) {
-          for (std::uint32_t to = 0; to < ends; ++to) {
-            const bool hit = (fault.from >> from & fault.to >> to & 1) != 0;
-            if (hit && from != to) worsen(network.link(from, to), fault);
-          }
-        }
-        break;
-      default:
-        worsen(network.link(fault.a, fault.b), fault);
-    }
-  }
 }
 
 }  // namespace annulus::sim

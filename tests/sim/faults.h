@@ -35,10 +35,20 @@ enum class FaultKind : std::uint8_t {
   kPowerCut,     // every acceptor and replica crashes
   kDiskDamage,   // blocks of one acceptor's disk rot, or are overwritten with others
   kDiskFailure,  // a write of one acceptor's disk fails
+  // Never drawn by weight: planned where they mean something.
+  kSourceLost,      // a replica that is asked for its state dies, pauses or is cut off midway
+  kAddAcceptor,     // an operator asks for a change of members
+  kRemoveAcceptor,  // likewise
+  kRemoveReplica,   // likewise, and stops it then
   kCount,
 };
 constexpr auto kFirstDiskFault = static_cast<std::size_t>(FaultKind::kRestart);
+constexpr auto kFirstPlannedFault = static_cast<std::size_t>(FaultKind::kSourceLost);
+/// Of kSourceLost, in `a`.
+constexpr std::uint32_t kWaysToLoseASource = 4;
 const char* to_string(FaultKind kind);
+
+constexpr std::uint32_t kAllFrames = 1'000'000;  // as a loss: so many of a million
 
 /// Network ends, one bit each.
 using EndSet = std::uint32_t;
@@ -77,6 +87,7 @@ struct FaultOptions {
   std::vector<std::uint32_t> executing_stages;  // one of each replica
   /// Of clusters without disks: replicas that may crash and start again with nothing.
   std::vector<std::uint32_t> returning;
+  bool changes = false;  // of members, by an operator
 };
 
 /// One line for people.

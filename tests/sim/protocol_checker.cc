@@ -28,6 +28,7 @@ ProtocolChecker::ProtocolChecker(const consensus::Configuration& configuration, 
   for (std::uint32_t i = 0; i < configuration.acceptors.size(); ++i) {
     id_[i] = configuration.acceptors[i].id;
   }
+  members_.emplace(configuration.epoch, configuration);
 }
 
 void ProtocolChecker::set_acceptor(std::uint32_t end, std::uint32_t acceptor) {
@@ -46,8 +47,10 @@ void ProtocolChecker::raise_floor(std::uint32_t acceptor, Ballot ballot) {
 }
 
 void ProtocolChecker::on_transmit(Nanos now, std::uint32_t sender, const Endpoint&,
-                                  std::span<const std::byte> head, std::span<const std::byte>) {
+                                  std::span<const std::byte> head,
+                                  std::span<const std::byte> payload) {
   const auto& header = *reinterpret_cast<const FrameHeader*>(head.data());
+  if (header.version != dataplane::kWireVersion) return;  // whoever acts on it will be found out
   const auto type = static_cast<MessageType>(header.type);
   if (type == MessageType::kSubmit) return on_submit(message<consensus::Submit>(head));
   if (sender >= acceptor_of_end_.size() || acceptor_of_end_[sender] < 0) return;
@@ -66,14 +69,15 @@ void ProtocolChecker::on_transmit(Nanos now, std::uint32_t sender, const Endpoin
       return on_phase1b(acceptor, message<consensus::Phase1B>(head));
     case MessageType::kPhase2A:
       check_epoch(acceptor, header, Ballot{message<consensus::Phase2A>(head).ballot.get()});
-      check_change(message<consensus::Phase2A>(head));
-      on_phase2a(now, acceptor, message<consensus::Phase2A>(head));
+      check_change(message<consensus::Phase2A>(head), payload);
+      if (failure_.failed()) return;
+      on_phase2a(now, acceptor, header, message<consensus::Phase2A>(head));
       return on_decided(message<consensus::Phase2A>(head).decided);
     case MessageType::kPhase2B:
-      if (message<consensus::Phase2B>(head).count != 0) {
-        check_epoch(acceptor, header, Ballot{message<consensus::Phase2B>(head).ballot.get()});
-      }
-      return on_phase2b(acceptor, message<consensus::Phase2B>(head));
+      if (message<consensus::Phase2B>(head).count == 0) return;
+      check_epoch(acceptor, header, Ballot{message<consensus::Phase2B>(head).ballot.get()});
+      if (failure_.failed()) return;
+      return on_phase2b(acceptor, header, message<consensus::Phase2B>(head));
     case MessageType::kDecision:
       return on_decided(message<consensus::Decision>(head).decided);
     default:
@@ -112,7 +116,7 @@ bool ProtocolChecker::speaks_as_member(std::uint32_t acceptor, const FrameHeader
 }
 
 std::optional<std::uint32_t> ProtocolChecker::acceptor_of(consensus::NodeId id) const {
-  for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
+  for (std::uint32_t i = 0; i < id_.size() && id != consensus::kNoNode; ++i) {
     if (id_[i] == id) return i;
   }
   return std::nullopt;
@@ -121,6 +125,7 @@ std::optional<std::uint32_t> ProtocolChecker::acceptor_of(consensus::NodeId id) 
 void ProtocolChecker::on_deliver(Nanos, std::uint32_t receiver, std::span<const std::byte> head) {
   if (receiver >= acceptor_of_end_.size() || acceptor_of_end_[receiver] < 0) return;
   const auto& header = *reinterpret_cast<const FrameHeader*>(head.data());
+  if (header.version != dataplane::kWireVersion) return;
   const consensus::WireValue* value = nullptr;
   const consensus::WireFragment* fragment = nullptr;
   switch (static_cast<MessageType>(header.type)) {
@@ -164,7 +169,7 @@ ProtocolChecker::Proposal* ProtocolChecker::find(Instance instance, Ballot ballo
   return nullptr;
 }
 
-void ProtocolChecker::on_phase2a(Nanos now, std::uint32_t sender,
+void ProtocolChecker::on_phase2a(Nanos now, std::uint32_t sender, const FrameHeader& header,
                                  const consensus::Phase2A& proposal) {
   const Instance instance{proposal.instance.get()};
   const Ballot ballot{proposal.ballot.get()};
@@ -209,8 +214,11 @@ void ProtocolChecker::on_phase2a(Nanos now, std::uint32_t sender,
   }
   // Whoever proposes accepts by that; with a disk, once it counts its own vote.
   const AcceptorSet own = consensus::just(sender);
-  proposals_[raw(instance)].push_back(
-      {.ballot = ballot, .value = value, .votes = own, .said = durable_ ? AcceptorSet{} : own});
+  proposals_[raw(instance)].push_back({.ballot = ballot,
+                                       .value = value,
+                                       .votes = own,
+                                       .said = durable_ ? AcceptorSet{} : own,
+                                       .majority = members_of(header.config_epoch)->majority()});
 }
 
 /// T7: a value that is new at an instance, though something above it was decided or is known to
@@ -225,11 +233,35 @@ bool ProtocolChecker::filled_with(Instance hole, Ballot ballot, const Value& val
                       [&](const Proposal& each) { return each.value == value; });
 }
 
-void ProtocolChecker::on_phase2b(std::uint32_t acceptor, const consensus::Phase2B& votes) {
+/// Votes name acceptors by their places among the members.
+void ProtocolChecker::on_phase2b(std::uint32_t acceptor, const FrameHeader& header,
+                                 const consensus::Phase2B& votes) {
+  const consensus::Configuration& members = *members_of(header.config_epoch);
+  const std::uint32_t place = *members.acceptor_index(id_[acceptor]);
+  const Ballot ballot{votes.ballot.get()};
   for (const auto& entry : consensus::entries<consensus::Phase2BEntry>(votes, votes.count)) {
-    if (entry.acceptors & raw(consensus::just(acceptor))) {
-      on_vote(acceptor, Ballot{votes.ballot.get()}, entry);
-    }
+    if (entry.acceptors & raw(consensus::just(place))) on_vote(acceptor, ballot, entry);
+    check_told_votes(acceptor, members, ballot, entry);
+  }
+}
+
+/// Who passes on a vote does not invent it.
+void ProtocolChecker::check_told_votes(std::uint32_t acceptor,
+                                       const consensus::Configuration& members, Ballot ballot,
+                                       const consensus::Phase2BEntry& entry) {
+  const Proposal* proposal = find(Instance{entry.instance.get()}, ballot);
+  if (proposal == nullptr) return;
+  for (std::uint32_t place = 0; place < members.acceptors.size(); ++place) {
+    if ((entry.acceptors & raw(consensus::just(place))) == 0) continue;
+    const consensus::NodeId id = members.acceptors[place].id;
+    const auto former = former_ids_.find(id);
+    const auto now = acceptor_of(id);
+    if (!now && former == former_ids_.end()) continue;  // admitted, and not heard of yet
+    const std::uint32_t voter = now ? *now : former->second;
+    if ((raw(proposal->votes) & raw(consensus::just(voter))) != 0) continue;
+    return failure_.set("vote: acceptor " + std::to_string(acceptor) + " tells of a vote of " +
+                        std::to_string(voter) + " at " + text(Instance{entry.instance.get()}) +
+                        ", " + text(ballot) + ", which that did not cast");
   }
 }
 
@@ -269,11 +301,11 @@ void ProtocolChecker::on_vote(std::uint32_t acceptor, Ballot ballot,
 }
 
 bool ProtocolChecker::decided(const Proposal& proposal) const {
-  return consensus::size(proposal.votes) >= configuration_.majority();
+  return consensus::size(proposal.votes) >= proposal.majority;
 }
 
 bool ProtocolChecker::surely_decided(const Proposal& proposal) const {
-  return proposal.told || consensus::size(proposal.said) >= configuration_.majority();
+  return proposal.told || consensus::size(proposal.said) >= proposal.majority;
 }
 
 void ProtocolChecker::on_decided(const consensus::WireDecided& wire) {
@@ -293,7 +325,7 @@ void ProtocolChecker::on_decided(const consensus::WireDecided& wire) {
     }
     proposal->told = true;
     // If it takes the coordinator's own vote, that has been said by this.
-    if (consensus::size(proposal->said) < configuration_.majority())
+    if (consensus::size(proposal->said) < proposal->majority)
       proposal->said = AcceptorSet{raw(proposal->votes) & ~raw(proposal->former)};
   }
   verified->second = std::max(verified->second, told.below);

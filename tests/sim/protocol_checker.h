@@ -14,6 +14,7 @@
 
 #include "consensus/delivery.h"
 #include "consensus/log.h"
+#include "consensus/membership.h"
 #include "consensus/messages.h"
 #include "consensus/ring.h"
 #include "tests/sim/network.h"
@@ -95,6 +96,7 @@ class ProtocolChecker final : public NetworkObserver {
     consensus::AcceptorSet votes{};   // sent, or implied by proposing
     consensus::AcceptorSet said{};    // of these, what nobody may take back
     consensus::AcceptorSet former{};  // of these, who has another identity since
+    int majority = 0;                 // of the members that its ballot belongs to
     bool told = false;                // decided, to somebody
   };
   struct Held {
@@ -146,7 +148,8 @@ class ProtocolChecker final : public NetworkObserver {
   void check_votes_told(std::uint32_t acceptor, const std::string& who, consensus::Instance from,
                         const consensus::InstanceRange& unknown, const Told& told);
   void raise_floor(std::uint32_t acceptor, consensus::Ballot ballot);
-  void on_phase2a(Nanos now, std::uint32_t sender, const consensus::Phase2A& proposal);
+  void on_phase2a(Nanos now, std::uint32_t sender, const dataplane::FrameHeader& header,
+                  const consensus::Phase2A& proposal);
   void on_phase1b(std::uint32_t acceptor, const consensus::Phase1B& promise);
   void on_promise(std::uint32_t coordinator, const dataplane::FrameHeader& header,
                   const consensus::Phase1B& promise);
@@ -154,7 +157,10 @@ class ProtocolChecker final : public NetworkObserver {
                    const consensus::Value& value) const;
   bool told_in_promise(std::uint32_t acceptor, consensus::Instance instance,
                        consensus::Ballot ballot) const;
-  void on_phase2b(std::uint32_t acceptor, const consensus::Phase2B& votes);
+  void on_phase2b(std::uint32_t acceptor, const dataplane::FrameHeader& header,
+                  const consensus::Phase2B& votes);
+  void check_told_votes(std::uint32_t acceptor, const consensus::Configuration& members,
+                        consensus::Ballot ballot, const consensus::Phase2BEntry& entry);
   void on_vote(std::uint32_t acceptor, consensus::Ballot ballot,
                const consensus::Phase2BEntry& entry);
   void on_decided(const consensus::WireDecided& decided);
@@ -167,7 +173,8 @@ class ProtocolChecker final : public NetworkObserver {
   bool speaks_as_member(std::uint32_t acceptor, const dataplane::FrameHeader& header);
   void check_epoch(std::uint32_t acceptor, const dataplane::FrameHeader& header,
                    consensus::Ballot ballot);
-  void check_change(const consensus::Phase2A& proposal);
+  void check_change(const consensus::Phase2A& proposal, std::span<const std::byte> payload);
+  const consensus::Configuration* members_of(std::uint32_t epoch);
   std::optional<std::uint32_t> acceptor_of(consensus::NodeId id) const;
 
   const consensus::Configuration& configuration_;  // of the bootstrap
@@ -180,7 +187,9 @@ class ProtocolChecker final : public NetworkObserver {
   std::map<consensus::NodeId, std::uint32_t> former_ids_;         // whose they were
   std::map<consensus::Ballot, std::uint32_t> epoch_of_;           // under which it was first heard
   std::map<consensus::Ballot, consensus::Instance> change_at_;    // proposed at it
-  std::array<std::string, consensus::kAcceptorsMax> silent_;      // why
+  std::map<std::uint32_t, consensus::Configuration> members_;     // by epoch, decided
+  std::map<consensus::ValueId, consensus::Configuration> changes_;  // proposed
+  std::array<std::string, consensus::kAcceptorsMax> silent_;        // why
   std::array<bool, consensus::kAcceptorsMax> damaged_{};
   std::array<std::uint32_t, consensus::kAcceptorsMax> incarnation_{};
   // The highest ballot of anything said, and what it was at the last start.

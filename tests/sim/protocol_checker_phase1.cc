@@ -34,6 +34,14 @@ void ProtocolChecker::set_stranger(std::uint32_t acceptor) {
 /// T5b: a ballot belongs to one configuration, and only who is settled takes part.
 void ProtocolChecker::check_epoch(std::uint32_t acceptor, const FrameHeader& header,
                                   Ballot ballot) {
+  const consensus::Configuration* members = members_of(header.config_epoch);
+  const std::string who = "T5b: acceptor " + std::to_string(acceptor) + " takes part at " +
+                          text(ballot) + " under configuration " +
+                          std::to_string(header.config_epoch);
+  if (members == nullptr) return failure_.set(who + ", which was not decided");
+  if (!members->acceptor_index(id_[acceptor])) {
+    return failure_.set(who + ", which it is no member of");
+  }
   if (settled_ && !settled_(acceptor)) {
     failure_.set("T5b: acceptor " + std::to_string(acceptor) + " takes part at " + text(ballot) +
                  ", before it holds all that was decided under earlier members");
@@ -46,7 +54,8 @@ void ProtocolChecker::check_epoch(std::uint32_t acceptor, const FrameHeader& hea
 }
 
 /// T5b: nothing is proposed past a change of members that is not known decided.
-void ProtocolChecker::check_change(const consensus::Phase2A& proposal) {
+void ProtocolChecker::check_change(const consensus::Phase2A& proposal,
+                                   std::span<const std::byte> payload) {
   const Ballot ballot{proposal.ballot.get()};
   const Instance instance{proposal.instance.get()};
   const auto change = change_at_.find(ballot);
@@ -54,7 +63,27 @@ void ProtocolChecker::check_change(const consensus::Phase2A& proposal) {
     failure_.set("T5b: " + text(instance) + " is proposed at " + text(ballot) +
                  ", past a change of members at " + text(change->second));
   }
-  if (consensus::from_wire(proposal.value).membership()) change_at_.emplace(ballot, instance);
+  const Value value = consensus::from_wire(proposal.value);
+  if (!value.membership()) return;
+  change_at_.emplace(ballot, instance);
+  if (consensus::valid_configuration(payload)) {
+    changes_.emplace(value.id, consensus::decode(payload, configuration_));
+  }
+}
+
+/// The members of a configuration that was decided; null if none was.
+const consensus::Configuration* ProtocolChecker::members_of(std::uint32_t epoch) {
+  const auto known = members_.find(epoch);
+  if (known != members_.end()) return &known->second;
+  for (const auto& [id, change] : changes_) {
+    const std::uint64_t at = raw(change.from) - 1;
+    if (change.epoch != epoch || at >= proposals_.size()) continue;
+    for (const Proposal& proposal : proposals_[at]) {
+      if (proposal.value.id != id || !decided(proposal)) continue;
+      return &members_.emplace(epoch, change).first->second;
+    }
+  }
+  return nullptr;
 }
 
 void ProtocolChecker::set_restarted(std::uint32_t acceptor,
@@ -184,7 +213,8 @@ void ProtocolChecker::on_promise(std::uint32_t coordinator, const FrameHeader& h
   if (consensus::coordinator_of(ballot) != id_[coordinator] || !acceptor) return;
   Phase1& phase1 = phase1_[ballot];
   phase1.promises = phase1.promises | consensus::just(coordinator);
-  if (consensus::size(phase1.promises) >= configuration_.majority()) return;
+  const consensus::Configuration* members = members_of(header.config_epoch);
+  if (members == nullptr || consensus::size(phase1.promises) >= members->majority()) return;
   for (const auto& entry : consensus::entries<consensus::Phase1BEntry>(promise, promise.count)) {
     const Instance instance{entry.instance.get()};
     phase1.accepted_below = std::max(phase1.accepted_below, instance + 1);

@@ -40,7 +40,8 @@ struct Scene {
     if (plan.durable) wanted.weights = kUsualDiskFaults;
     if (options.mix) wanted.weights = draw_weights(rng, plan.durable);
     wanted.count = options.faults;
-    wanted.ends = world.network().ends();
+    wanted.ends = cluster.ends();
+    wanted.changes = cluster.changes();
     wanted.node_ends = cluster.node_ends();
     wanted.stages = cluster.stages();
     wanted.acceptors = cluster.acceptors();

@@ -117,6 +117,15 @@ void World::begin_fault(const Fault& fault) {
   }
 }
 
+void World::plan(const Fault& fault) {
+  if (healed_) return;
+  const auto place =
+      std::upper_bound(faults_.begin() + static_cast<std::ptrdiff_t>(next_fault_), faults_.end(),
+                       fault, [](const Fault& a, const Fault& b) { return a.start < b.start; });
+  faults_.insert(place, fault);
+  next_change_ = std::min(next_change_, fault.start);
+}
+
 void World::begin_faults() {
   due_known_ = false;
   while (next_fault_ < faults_.size() && faults_[next_fault_].start <= now_) {

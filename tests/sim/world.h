@@ -39,6 +39,8 @@ class World {
   void bury(std::uint32_t node);
   void set_base(std::vector<LinkQuality> base);
   void set_faults(std::vector<Fault> faults) { faults_ = std::move(faults); }
+  /// One more, which follows from what happens; not before now.
+  void plan(const Fault& fault);
   /// Carries out faults that are not the network's or the schedule's: elections, later crashes.
   void set_fault_handler(std::function<void(const Fault&)> handler) {
     on_fault_ = std::move(handler);
