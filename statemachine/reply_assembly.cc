@@ -8,11 +8,11 @@ namespace annulus::statemachine {
 
 bool ReplyAssembly::Stream::is_of(const consensus::Reply& message,
                                   const consensus::Fragment& cut) const {
-  const bool same =
-      instance == message.instance && replica == message.replica && number == message.stream;
+  const bool same = instance == message.instance && replica == message.replica &&
+                    number == message.stream && bytes == message.bytes;
   return missing != 0 && value == consensus::from_wire(message.value) &&
-         (same || DEFECT(kReplyPartsMixed)) && bytes == message.bytes &&
-         fragment.bytes == cut.bytes && fragment.count == cut.count;
+         (same || DEFECT(kReplyPartsMixed)) && fragment.bytes == cut.bytes &&
+         fragment.count == cut.count;
 }
 
 ReplyAssembly::Outcome ReplyAssembly::add(const consensus::Reply& message,
