@@ -72,7 +72,7 @@ TEST_F(CandidateTest, TakesThePlaceOfWhoItReplaces) {
   begin();
   const auto first = candidate(41);
   ask(ChangeVerb::kReplace, NodeId{LocalRing::kAcceptors + 1}, 7);
-  run_with(*first, 100);
+  run_with(*first, 1'000);  // until the other one has told its coordinator that it has the state
   ASSERT_EQ(first->admitted(), 0u);  // in the place of who went
   EXPECT_EQ(first->configuration().learners.size(), 2u);
 }

@@ -105,7 +105,7 @@ class Coordinator {
   void on_value(const Received& in, Nanos now, Effects& effects);
   /// Proposes the change, if it is allowed. It may still come to nothing when another coordinator
   /// takes over: whoever wants it asks again, by the same operation id.
-  ChangeVerdict change(const Change& change);
+  ChangeVerdict change(const Change& change, Nanos now);
   /// The node's configuration has changed from `before`, and this acceptor's place to `self`.
   /// Whoever decided that goes on under the new one; needs room for Effects::kPerStepMax frames.
   void on_configuration(const Configuration& before, std::uint32_t self, Nanos now,
@@ -114,7 +114,9 @@ class Coordinator {
   /// A learner's progress, however it became known.
   void on_credit(std::uint32_t learner, Instance delivered_below, Nanos now);
   /// A learner's own report: shows that it lives, even without progress.
-  void on_learner_status(std::uint32_t learner, Instance delivered_below, Nanos now);
+  /// `holds_state`: of all before `delivered_below`; others can have it from there.
+  void on_learner_status(std::uint32_t learner, Instance delivered_below, bool holds_state,
+                         Nanos now);
 
   /// Proposes what may be proposed, tells decisions, acknowledges. Once per burst.
   void flush(Nanos now, Effects& effects);
@@ -158,6 +160,7 @@ class Coordinator {
   /// Times are by attention_.
   struct Learner {
     bool known = false;
+    bool holds_state = false;  // as it said itself last
     Standing standing = Standing::kGone;
     Instance delivered_below = kFirstInstance;
     Nanos progressed = 0;  // or since when it has something to deliver
@@ -213,6 +216,7 @@ class Coordinator {
   Nanos silence(const Learner& learner, Nanos now) const;
   Nanos patience(const Learner& learner, Nanos now) const;
   bool replaceable(const Learner& learner, Nanos now) const;
+  bool may_go(NodeId replica, Nanos now) const;
   void note_near(Learner& learner);
   void note_debtors(Nanos now);
   void greet_learners(Nanos now);

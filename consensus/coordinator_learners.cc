@@ -17,6 +17,8 @@ constexpr Nanos kLearnerIdleMax = kSecond;
 /// A learner that had to fetch its state is spared this many times as long as that took: so it
 /// spends a small part of its time so, however often its host makes it wait.
 constexpr Nanos kSpared = 8;
+/// One that has delivered everything reports every 50 ms: whoever lives is heard within this.
+constexpr Nanos kAliveWithin = 200 * kMillisecond;
 
 }  // namespace
 
@@ -40,9 +42,14 @@ Instance Coordinator::credit_below() const {
   return below;
 }
 
-void Coordinator::on_learner_status(std::uint32_t learner, Instance delivered_below, Nanos now) {
-  if (learner < configuration_.learners.size()) note_heard(learners_[learner], now);
+void Coordinator::on_learner_status(std::uint32_t learner, Instance delivered_below,
+                                    bool holds_state, Nanos now) {
+  if (learner >= configuration_.learners.size()) return;
+  Learner& state = learners_[learner];
+  note_heard(state, now);
+  state.holds_state = holds_state;
   on_credit(learner, delivered_below, now);
+  if (state.standing != Standing::kGone && holds_state) note_near(state);
 }
 
 void Coordinator::note_heard(Learner& learner, Nanos now) {
@@ -73,10 +80,10 @@ void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nan
   } else if (delivered_below + acceptor_.retain() > next_) {
     state.standing = Standing::kTrailing;
   }
-  if (state.standing != Standing::kGone) note_near(state);
 }
 
-/// Whoever was given up is near again: what that took says how long it is to be spared.
+/// Whoever was given up is near again, with its state: what that took says how long it is to be
+/// spared.
 void Coordinator::note_near(Learner& learner) {
   if (!learner.given_up) return;
   learner.given_up = false;
@@ -97,6 +104,7 @@ void Coordinator::note_debtors(Nanos now) {
 void Coordinator::greet_learners(Nanos now) {
   for (Learner& learner : learners_) {
     learner.progressed = learner.heard = attention_.awake(now);
+    learner.given_up = false;
   }
 }
 
@@ -129,7 +137,9 @@ void Coordinator::await(Learner& learner, Nanos now) {
     return schedule(now + stall);
   }
   const bool patient = silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax;
-  if (patient || !replaceable(learner, now)) return schedule(now + kMillisecond);
+  // (One that lacks its state has none to lose.)
+  const bool last = learner.holds_state && !replaceable(learner, now);
+  if (patient || last) return schedule(now + kMillisecond);
   learner.standing = Standing::kGone;
   learner.given_up = true;
   learner.returned = 0;
@@ -147,20 +157,30 @@ Nanos Coordinator::patience(const Learner& learner, Nanos now) const {
 }
 
 /// Whether another one, that lives, can give it its state. The last one that has a state is waited
-/// for, however long: when it had to fetch that itself, it would be lost.
+/// for, however long: when it had to fetch that itself, it would be lost. One that is fetching it
+/// has none to give yet, and only those that execute the same partitions give it to each other.
 bool Coordinator::replaceable(const Learner& learner, Nanos now) const {
   const auto& members = configuration_.learners;
-  const std::uint64_t held =
-      raw(members[static_cast<std::size_t>(&learner - learners_.data())].partitions);
+  const auto partitions = members[static_cast<std::size_t>(&learner - learners_.data())].partitions;
   for (std::size_t i = 0; i < members.size(); ++i) {
     const Learner& other = learners_[i];
-    if (&other == &learner || members[i].id == kNoNode || other.standing == Standing::kGone)
+    if (&other == &learner || members[i].id == kNoNode || members[i].partitions != partitions ||
+        other.standing == Standing::kGone || !other.holds_state) {
       continue;
-    if ((raw(members[i].partitions) & held) != held) continue;
+    }
     const bool current = other.delivered_below >= decided_below_;
-    if (current || silence(other, now) < patience(other, now)) return true;
+    if (silence(other, now) < (current ? kAliveWithin : patience(other, now))) return true;
   }
   return false;
+}
+
+/// Whether a replica may be taken out: not while it is the last that has its state, unless it has
+/// not been heard of for so long that nobody gets it from there.
+bool Coordinator::may_go(NodeId replica, Nanos now) const {
+  const auto place = configuration_.learner_index(replica);
+  if (!place) return true;
+  const Learner& learner = learners_[*place];
+  return replaceable(learner, now) || silence(learner, now) > kLearnerSilentMax;
 }
 
 }  // namespace annulus::consensus

@@ -56,8 +56,8 @@ class TrailingLearnerTest : public CoordinatorTest {
     options.learner_window = 16;
     start(3, options);
     elect();
-    coordinator_->on_learner_status(0, at(1), now_);
-    coordinator_->on_learner_status(1, at(kFirst), now_);
+    coordinator_->on_learner_status(0, at(1), true, now_);
+    coordinator_->on_learner_status(1, at(kFirst), true, now_);
     for (int i = 0; i < 3'000 && next() < kFirst + kRetain; ++i) {
       const std::uint64_t before = next();
       feed(1);
@@ -78,11 +78,11 @@ class TrailingLearnerTest : public CoordinatorTest {
       turn();
       const std::uint64_t undecided = raw(coordinator_->decided_below());
       if (next() > undecided) vote_for(undecided, next() - 1);
-      if (others_report_) coordinator_->on_learner_status(0, at(next()), now_);
+      if (others_report_) coordinator_->on_learner_status(0, at(next()), others_hold_, now_);
       effects_.clear();
     }
   }
-  void alive() { coordinator_->on_learner_status(1, at(kFirst), now_); }
+  void alive() { coordinator_->on_learner_status(1, at(kFirst), true, now_); }
   /// Both learners follow, and report in every 2 ms, until nothing else is remembered of them.
   void be_usual() {
     CoordinatorOptions options;
@@ -91,7 +91,7 @@ class TrailingLearnerTest : public CoordinatorTest {
     elect();
     for (int i = 0; i < 5'000; ++i) {
       feed(1);
-      coordinator_->on_learner_status(1, at(next()), now_);
+      coordinator_->on_learner_status(1, at(next()), true, now_);
       pass(2 * kMillisecond);
     }
   }
@@ -107,8 +107,17 @@ class TrailingLearnerTest : public CoordinatorTest {
     EXPECT_EQ(next(), below);
   }
 
+  /// Tens of milliseconds in which the other learner reports.
+  void pass_with_the_other(int tens) {
+    for (int i = 0; i < tens; ++i) {
+      coordinator_->on_learner_status(0, at(next()), true, now_);
+      pass(10 * kMillisecond);
+    }
+  }
+
   std::uint64_t sequence_ = 0;
   bool others_report_ = true;
+  bool others_hold_ = true;
 };
 
 TEST_F(TrailingLearnerTest, IsWaitedForBeforeTheAcceptorsForget) {
@@ -126,13 +135,13 @@ TEST_F(TrailingLearnerTest, IsLetComeNearOnceItMoves) {
   fall_behind();
   std::uint64_t delivered = kFirst;
   for (int i = 0; i < 30; ++i) {
-    coordinator_->on_learner_status(1, at(++delivered), now_);
+    coordinator_->on_learner_status(1, at(++delivered), true, now_);
     feed(2);
     pass(kMillisecond);
   }
   EXPECT_EQ(count(CoordinatorCounter::kLearnersAwaited), 1u);
   EXPECT_LT(next(), delivered + kRetain);  // it would stay a log behind for ever
-  coordinator_->on_learner_status(1, at(next() - 10), now_);
+  coordinator_->on_learner_status(1, at(next() - 10), true, now_);
   const std::uint64_t before = next();
   feed(5);
   EXPECT_EQ(next(), before + 6);
@@ -145,7 +154,7 @@ TEST_F(TrailingLearnerTest, IsGivenUpWhenSilentAndComesBackIfTheLogStillHasWhatI
   const std::uint64_t before = next();
   feed(5);
   EXPECT_EQ(next(), before + 5);
-  coordinator_->on_learner_status(1, at(kFirst + 20), now_);
+  coordinator_->on_learner_status(1, at(kFirst + 20), true, now_);
   feed(25);
   EXPECT_EQ(next(), kFirst + 20 + kRetain);
 }
@@ -154,9 +163,66 @@ TEST_F(TrailingLearnerTest, IsGivenUpWhenItReportsButStandsStill) {
   fall_behind();
   for (int i = 0; i < 110; ++i) {
     alive();
+    coordinator_->on_learner_status(0, at(next()), true, now_);
     pass(10 * kMillisecond);
   }
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsNotGivenUpForOneThatIsNotHeardOfItself) {
+  fall_behind();  // the other has delivered everything, and reports no more
+  for (int i = 0; i < 300; ++i) {
+    alive();
+    pass(10 * kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+}
+
+TEST_F(TrailingLearnerTest, IsNotGivenUpForOneThatIsStillFetchingItsState) {
+  be_usual();
+  others_hold_ = false;
+  exhaust_log();
+  for (int i = 0; i < 300; ++i) {
+    coordinator_->on_learner_status(0, at(next()), false, now_);
+    pass(10 * kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  coordinator_->on_learner_status(0, at(next()), true, now_);  // it has it
+  pass(20 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsGivenUpIfItLacksItsStateThoughNobodyHasOne) {
+  be_usual();
+  others_hold_ = false;
+  coordinator_->on_learner_status(1, at(next()), false, now_);
+  exhaust_log();
+  pass(20 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsNotTakenOutWhileNobodyElseHasItsState) {
+  be_usual();
+  const Change change{.operation = 7,
+                      .verb = ChangeVerb::kRemove,
+                      .kind = JoinKind::kReplica,
+                      .member = configuration_.learners[1].id};
+  coordinator_->on_learner_status(0, at(next()), false, now_);
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kLastState);
+  coordinator_->on_learner_status(0, at(next()), true, now_);
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
+}
+
+TEST_F(TrailingLearnerTest, IsTakenOutIfItHasNotBeenHeardOfForLong) {
+  be_usual();
+  coordinator_->on_learner_status(0, at(next()), false, now_);
+  pass(1'100 * kMillisecond);
+  EXPECT_EQ(coordinator_->change({.operation = 7,
+                                  .verb = ChangeVerb::kRemove,
+                                  .kind = JoinKind::kReplica,
+                                  .member = configuration_.learners[1].id},
+                                 now_),
+            ChangeVerdict::kAllowed);
 }
 
 TEST_F(TrailingLearnerTest, AbsenceOfTheCoordinatorItselfIsNobodysSilence) {
@@ -182,7 +248,7 @@ TEST_F(TrailingLearnerTest, IsWaitedForNoLongerThanComingBackTakes) {
   be_usual();
   feed(1);
   pass(150 * kMillisecond);
-  coordinator_->on_learner_status(1, at(next()), now_);  // it was silent, and is not given up
+  coordinator_->on_learner_status(1, at(next()), true, now_);  // it was silent, and is not given up
   exhaust_log();
   pass(10 * kMillisecond);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
@@ -196,13 +262,13 @@ TEST_F(TrailingLearnerTest, IsSparedForAWhileOnceItHadToFetchItsState) {
   pass(20 * kMillisecond);
   ASSERT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
   feed(2 * kRetain);
-  coordinator_->on_learner_status(1, at(kFirst), now_);  // lives again, and fetches
+  coordinator_->on_learner_status(1, at(next()), false, now_);  // lives again, and fetches
   pass(50 * kMillisecond);
-  coordinator_->on_learner_status(1, at(next()), now_);
+  coordinator_->on_learner_status(1, at(next()), true, now_);
   exhaust_log();
-  pass(300 * kMillisecond);
+  pass_with_the_other(30);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
-  pass(150 * kMillisecond);
+  pass_with_the_other(15);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 2u);
 }
 
@@ -218,7 +284,7 @@ TEST_F(TrailingLearnerTest, IsNotGivenUpIfNobodyElseWhoLivesHasItsState) {
   feed(1);
   EXPECT_EQ(next(), stopped);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
-  coordinator_->on_learner_status(0, at(next()), now_);
+  coordinator_->on_learner_status(0, at(next()), true, now_);
   pass(5 * kMillisecond);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
   feed(1);

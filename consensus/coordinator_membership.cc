@@ -6,12 +6,14 @@
 
 namespace annulus::consensus {
 
-ChangeVerdict Coordinator::change(const Change& change) {
+ChangeVerdict Coordinator::change(const Change& change, Nanos now) {
   const ChangeVerdict verdict = judge(configuration_, change);
   if (verdict != ChangeVerdict::kAllowed) return verdict;
   const bool busy = state_ != State::kActive || barrier_ != kNoBarrier ||
                     (wanted_ && wanted_->operation != change.operation);
   if (busy) return ChangeVerdict::kBusy;
+  const bool goes = change.kind == JoinKind::kReplica && change.verb != ChangeVerb::kAdd;
+  if (goes && !may_go(change.member, now)) return ChangeVerdict::kLastState;
   wanted_ = change;
   return verdict;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 namespace annulus::consensus {
 namespace {
@@ -232,8 +233,17 @@ void Learner::report(Nanos now, Effects& effects) {
   // Without progress it is only a sign of life, which nobody can pass on.
   const auto coordinator = configuration_.acceptor_index(coordinator_of(decided_.ballot));
   if (!changed && waiting && coordinator) to = *coordinator;
-  effects.send_now(configuration_.acceptors[to].endpoint, MessageType::kLearnerStatus,
-                   LearnerStatus{raw(next_)});
+  const LearnerStatus status{raw(next_), lacks_state_, {}};
+  for (std::size_t i = 0; i < count; ++i) {
+    if (i != to && !lacks_state_) continue;
+    effects.send_now(configuration_.acceptors[i].endpoint, MessageType::kLearnerStatus, status);
+  }
+}
+
+void Learner::set_lacks_state(bool lacks) {
+  if (std::exchange(lacks_state_, lacks) == lacks) return;
+  report_at_ = 0;
+  schedule(report_at_);
 }
 
 /// Whether the slot of `instance` lacks something, and how to ask for it.

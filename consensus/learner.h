@@ -80,6 +80,10 @@ class Learner {
   void tick(Nanos now, Effects& effects, bool heard = true);
   Nanos deadline() const { return deadline_; }
 
+  /// What lies before next_ is not here, and is to be had from another learner. Its reports say so,
+  /// to every acceptor, for whoever coordinates is not to take it for one that can give it.
+  void set_lacks_state(bool lacks);
+
   /// Every instance below was delivered or passed over.
   Instance delivered_below() const { return next_; }
   /// Instances below are decided, as far as this learner heard.
@@ -134,6 +138,7 @@ class Learner {
   Instance trimmed_below_ = kFirstInstance;
   Decided decided_;                 // at the highest ballot heard
   Instance reported_ = Instance{};  // credit told last
+  bool lacks_state_ = false;
   Nanos report_at_ = 0;
   std::uint32_t reports_ = 0;
   std::uint32_t acceptor_turn_ = 0;    // 0 is the preferential acceptor

@@ -172,6 +172,8 @@ const char* to_string(ChangeVerdict verdict) {
       return "the last one cannot go";
     case ChangeVerdict::kBusy:
       return "another change is under way";
+    case ChangeVerdict::kLastState:
+      return "no other replica has its state yet";
   }
   return "unknown";
 }

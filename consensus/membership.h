@@ -84,8 +84,9 @@ enum class ChangeVerdict : std::uint8_t {
   kNoSuchMember,   // who is to go is none
   kAlreadyMember,  // who is to come is one: its endpoint is taken
   kTooMany,
-  kTooFew,  // a cluster keeps an acceptor and a replica
-  kBusy,    // another change is under way
+  kTooFew,     // a cluster keeps an acceptor and a replica
+  kBusy,       // another change is under way
+  kLastState,  // no other replica has the state yet of the one that is to go
 };
 const char* to_string(ChangeVerdict verdict);
 

@@ -202,7 +202,7 @@ bool validate(const Frame& frame, std::uint32_t value_bytes_max) {
     case MessageType::kTrimmed:
       return bare<Trimmed>(frame);
     case MessageType::kLearnerStatus:
-      return bare<LearnerStatus>(frame);
+      return bare<LearnerStatus>(frame) && message<LearnerStatus>(frame).lacks_state <= 1;
     case MessageType::kReply: {
       if (bytes != sizeof(Reply)) return false;
       const auto& m = message<Reply>(frame);

@@ -253,7 +253,9 @@ struct Trimmed {
 };
 
 struct LearnerStatus {
-  u64le delivered_below;  // contiguous, handed to execution
+  u64le delivered_below;     // contiguous; handed to execution, unless the state is still lacking
+  std::uint8_t lacks_state;  // 1: cannot give anybody the state of before `delivered_below`
+  std::array<std::uint8_t, 7> reserved;
 };
 
 /// One fragment of a reply stream of a value; see statemachine/batch.h for the stream. A replica

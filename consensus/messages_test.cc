@@ -56,7 +56,7 @@ class MessagesTest : public testing::Test {
     add(frames_.pull(learner_id(0), PullKind::kValue, kNoBallot, {{1ull, ~0ull}, {2ull, 1ull}}));
     add(frames_.value(acceptor_id(1), at(3), ballot(1), content, true, {}, 2));
     add(MessageType::kTrimmed, Trimmed{7ull});
-    add(MessageType::kLearnerStatus, LearnerStatus{7ull});
+    add(MessageType::kLearnerStatus, LearnerStatus{7ull, 1, {}});
     add(MessageType::kReply, reply.message, reply.payload);
     const Fragment fragment = cut(5'000, Frames::kFragment, 0);
     add(MessageType::kQuery, Query{to_wire(content.value), to_wire(fragment)},

@@ -211,7 +211,7 @@ void AcceptorNode::handle(const Received& in, Nanos now) {
       on_join(in, now);
       break;
     case MessageType::kChange:
-      on_change(from_wire(message<ChangeRequest>(in.frame)));
+      on_change(from_wire(message<ChangeRequest>(in.frame)), now);
       break;
     case MessageType::kPull:
       on_pull(in, now);
@@ -279,9 +279,10 @@ void AcceptorNode::on_learner_status(const Received& in, Nanos now) {
     counters_[NodeCounter::kDropUnknownPeer].add();
     return;
   }
-  const Instance below{message<LearnerStatus>(in.frame).delivered_below.get()};
+  const auto& m = message<LearnerStatus>(in.frame);
+  const Instance below{m.delivered_below.get()};
   acceptor_.on_learner_status(*learner, below);
-  coordinator_.on_learner_status(*learner, below, now);
+  coordinator_.on_learner_status(*learner, below, m.lacks_state == 0, now);
 }
 
 void AcceptorNode::add_counters(dataplane::Registry& registry, const std::string& node) {
@@ -340,6 +341,8 @@ dataplane::PollResult LearnerNode::poll(Nanos now, std::uint32_t budget) {
   } else {
     const Upkeep upkeep(now >= learner_.deadline(), counters_);
     const bool heard = backlog_.heard(drained);
+    learner_.set_lacks_state(learner_.behind_log() ||
+                             (transfer_ != nullptr && transfer_->receiver.lacks_state()));
     learner_.tick(now, effects_, heard);
     deadline = std::min(learner_.deadline(), tick_transfer(now, heard));
   }

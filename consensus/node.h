@@ -150,7 +150,7 @@ class AcceptorNode final : public dataplane::Stage {
   void on_join(const Received& in, Nanos now);
   void note_lost(const Endpoint& endpoint, Nanos now);
   void note_candidate(const Received& in, Nanos now);
-  void on_change(Change change);
+  void on_change(Change change, Nanos now);
   void forward_change(Nanos now);
   void elect(Nanos now);
   void on_phase1a(const Received& in, Nanos now);

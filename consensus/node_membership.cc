@@ -186,7 +186,7 @@ void AcceptorNode::on_join(const Received& in, Nanos now) {
                       .kind = JoinKind::kAcceptor,
                       .member = before->id,
                       .comes = {kNoNode, in.from, m.incarnation}};
-  if (coordinator_.active()) coordinator_.change(change);
+  if (coordinator_.active()) coordinator_.change(change, now);
 }
 
 void AcceptorNode::note_lost(const Endpoint& endpoint, Nanos now) {
@@ -217,7 +217,7 @@ void AcceptorNode::note_candidate(const Received& in, Nanos now) {
   *place = {in.from, m.incarnation, static_cast<JoinKind>(m.kind), now};
 }
 
-void AcceptorNode::on_change(Change change) {
+void AcceptorNode::on_change(Change change, Nanos now) {
   if (!coordinator_.active()) return;  // it will be asked for again, of whoever is
   if (change.verb != ChangeVerb::kRemove) {
     const auto found =
@@ -227,7 +227,7 @@ void AcceptorNode::on_change(Change change) {
     if (found == candidates_.end()) return;  // it has not asked to be admitted yet
     change.comes.incarnation = found->incarnation;
   }
-  const ChangeVerdict verdict = coordinator_.change(change);
+  const ChangeVerdict verdict = coordinator_.change(change, now);
   if (verdict != ChangeVerdict::kAllowed) counters_[NodeCounter::kChangesRefused].add();
 }
 
@@ -247,7 +247,7 @@ void AcceptorNode::forward_change(Nanos now) {
     return;
   }
   change_at_ = now + kChangeInterval;
-  if (coordinator_.active()) return on_change(*change);
+  if (coordinator_.active()) return on_change(*change, now);
   const Ballot highest = std::max(acceptor_.promised(), coordinator_.highest_seen());
   const auto coordinator = configuration_.acceptor_index(coordinator_of(highest));
   if (!coordinator || *coordinator == self_) return;

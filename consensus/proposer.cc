@@ -242,8 +242,10 @@ void Proposer::on_replied(std::uint64_t sequence, Nanos now) {
     // Those that were out together are late for one reason: that counts once, or a single stall
     // would make the client wait as long for whoever dies after it.
     const bool late = delay > reply_delay_.p99();
-    if (!late || slot.first_sent >= late_at_) reply_delay_.record(delay);
-    if (late) late_at_ = now;
+    if (!late || slot.first_sent >= late_at_) {
+      reply_delay_.record(delay);
+      if (late) late_at_ = now;
+    }
     reply_mean_ += (delay - reply_mean_) / 16;
   }
   slot.done = true;

@@ -150,7 +150,7 @@ class Proposer {
   std::vector<std::uint16_t> answerers_;  // learners that hold every partition concerned
   QuantileEstimate reply_delay_;
   Nanos reply_mean_;
-  Nanos late_at_ = 0;  // when a reply was last later than usual
+  Nanos late_at_ = 0;  // when a reply was last counted as late
   Nanos next_due_ = kNever;
   dataplane::Counters<ProposerCounter> counters_;
 };

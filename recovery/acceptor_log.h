@@ -22,7 +22,7 @@ enum class LogCounter : std::uint8_t {
   kAccepts,
   kValueBytes,
   kPromises,
-  kGroups,  // writes of accepts; each is durable by itself
+  kGroups,  // writes of accepts; those done meanwhile share a sync
   kBlocks,
   kSuperblocks,      // written, each twice
   kDepthReached,     // accepts waited because as many groups as may be were under way

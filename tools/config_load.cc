@@ -304,6 +304,11 @@ class Loader {
                      "every one of the [[replicas]] has joins = true: leave it out of those that "
                      "the cluster is created with, one at least");
     }
+    if (config_.cluster.mode == Mode::kClientServer && founders(NodeKind::kReplica) < replicas) {
+      mistakes_.note(nullptr,
+                     "joins = true has no meaning with mode = \"client-server\": there are no "
+                     "acceptors to ask for a place");
+    }
     if (config_.cluster.mode != Mode::kClientServer) ring(acceptors, founders(NodeKind::kAcceptor));
   }
 

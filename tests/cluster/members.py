@@ -174,7 +174,7 @@ def replicas(cluster):
     cluster.run("replace", "replica1", "replica4")
     cluster.said("replica1", "was taken out of the cluster")
     cluster.write()
-    cluster.run("remove", "replica2")
+    cluster.run("remove", "replica2")  # waits for the others to have its state
     cluster.said("replica2", "was taken out of the cluster")
     cluster.write()
     # Of the acceptors that the cluster was created with, none is left: the proxy asks the others.

@@ -153,7 +153,7 @@ class LogProbe {
  private:
   static constexpr std::uint64_t kLogBytes = 256u << 20;
   static constexpr std::uint32_t kGroupBytes = 256u << 10;
-  static constexpr std::uint32_t kDepth = 4;
+  static constexpr std::uint32_t kDepth = 8;
   struct File {
     std::unique_ptr<recovery::Disk> disk;
     Block memory;
