@@ -106,6 +106,7 @@ class Effects {
 /// Fragments that a node has asked others for, and lacks yet: as many as fit a kernel's receive
 /// buffer of usual size (208 KiB, frames of 1,500 bytes), and as another sends in one step.
 constexpr std::uint32_t kAskedMax = 128;
-static_assert(kAskedMax + kFragmentsMax + 2 <= Effects::kCapacity);
+// Beside them, one turn of a learner reports to every acceptor, and answers one frame.
+static_assert(kAskedMax + kFragmentsMax + kAcceptorsMax + 1 <= Effects::kCapacity);
 
 }  // namespace annulus::consensus

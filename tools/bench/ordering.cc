@@ -226,29 +226,15 @@ void pause_for(double seconds) {
 /// move with them: two are not always faster than one.
 enum class Cores : std::uint8_t { kOne, kLearnersApart, kHalves };
 
-const char* label(Cores cores) {
-  switch (cores) {
-    case Cores::kOne:
-      return "one core";
-    case Cores::kLearnersApart:
-      return "learners apart";
-    case Cores::kHalves:
-      return "halves";
-  }
-  return "";
-}
-
-const char* describe(Cores cores) {
-  switch (cores) {
-    case Cores::kOne:
-      return "all";
-    case Cores::kLearnersApart:
-      return "proposer, acceptors | learners";
-    case Cores::kHalves:
-      return "proposer, coordinator, learner | acceptors, learner";
-  }
-  return "";
-}
+struct Placement {
+  Cores cores;
+  const char* label;
+  const char* text;
+};
+constexpr Placement kPlacements[] = {
+    {Cores::kOne, "one core", "all"},
+    {Cores::kLearnersApart, "learners apart", "proposer, acceptors | learners"},
+    {Cores::kHalves, "halves", "proposer, coordinator, learner | acceptors, learner"}};
 
 std::array<std::vector<dataplane::Stage*>, 2> place(OrderingRing& ring, Cores cores) {
   std::array<std::vector<dataplane::Stage*>, 2> loops;
@@ -266,12 +252,12 @@ std::array<std::vector<dataplane::Stage*>, 2> place(OrderingRing& ring, Cores co
 
 /// Three acceptors and two learners over `local`. Every value has its own content, hashed by the
 /// proposer, and by every receiver when it opens the frame.
-Result run_ordering(const OrderingOptions& options, Cores cores) {
+Result run_ordering(const OrderingOptions& options, const Placement& placement) {
   OrderingRing ring(options);
   const std::vector<std::uint32_t> cpus = dataplane::this_host().cpus;
   dataplane::TscClock clock;
   std::vector<std::unique_ptr<dataplane::CoreLoop>> loops;
-  for (auto& stages : place(ring, cores)) {
+  for (auto& stages : place(ring, placement.cores)) {
     if (!stages.empty()) {
       loops.push_back(
           std::make_unique<dataplane::CoreLoop>(stages, dataplane::LoopOptions{}, clock));
@@ -296,7 +282,7 @@ Result run_ordering(const OrderingOptions& options, Cores cores) {
 
   Result result;
   result.experiment = "ordering";
-  result.label = std::to_string(options.value_bytes) + " B " + label(cores);
+  result.label = std::to_string(options.value_bytes) + " B " + placement.label;
   result.unit = "values/s";
   result.config = {{"transport", "local"},
                    {"mtu", std::to_string(options.mtu)},
@@ -306,7 +292,7 @@ Result run_ordering(const OrderingOptions& options, Cores cores) {
                    {"value_bytes", std::to_string(options.value_bytes)},
                    {"window", std::to_string(options.window)},
                    {"cores", std::to_string(loops.size())},
-                   {"placement", describe(cores)}};
+                   {"placement", placement.text}};
   result.per_second = values / seconds;
   result.latency = latency_figures(ordered.since(ordered_before));
   const double rate = bytes / seconds;
@@ -340,9 +326,9 @@ Experiment ordering_experiment() {
         app.add_option("--warmup", options->warmup, "seconds before")->capture_default_str();
       },
       [options](Report& report) -> Status {
-        for (const Cores cores : {Cores::kOne, Cores::kLearnersApart, Cores::kHalves}) {
-          if (cores != Cores::kOne && dataplane::this_host().cpus.size() < 2) continue;
-          const Result result = run_ordering(*options, cores);
+        for (const Placement& placement : kPlacements) {
+          if (placement.cores != Cores::kOne && dataplane::this_host().cpus.size() < 2) continue;
+          const Result result = run_ordering(*options, placement);
           if (Status added = report.add(result); !added) return added;
           if (result.extra.at("delivered_in_order") == 0) {
             return Error{"values were delivered out of order: this is a bug"};
