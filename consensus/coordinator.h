@@ -157,10 +157,12 @@ class Coordinator {
     kTrailing,  // waited for before the acceptors forget what it needs
     kInSet,     // waited for before its window overflows
   };
+  /// Whether a learner has the state of before `delivered_below`: as it said itself last.
+  enum class StateOf : std::uint8_t { kUnknown, kHeld, kLacking };
   /// Times are by attention_.
   struct Learner {
     bool known = false;
-    bool holds_state = false;  // as it said itself last
+    StateOf state = StateOf::kUnknown;
     Standing standing = Standing::kGone;
     Instance delivered_below = kFirstInstance;
     Nanos progressed = 0;  // or since when it has something to deliver
@@ -215,7 +217,12 @@ class Coordinator {
   Nanos learner_stall() const;
   Nanos silence(const Learner& learner, Nanos now) const;
   Nanos patience(const Learner& learner, Nanos now) const;
+  std::size_t place_of(const Learner& learner) const {
+    return static_cast<std::size_t>(&learner - learners_.data());
+  }
+  bool has_state(const Learner& learner, Nanos now) const;
   bool replaceable(const Learner& learner, Nanos now) const;
+  bool covered(const Learner& learner, Nanos now) const;
   bool may_go(NodeId replica, Nanos now) const;
   void note_near(Learner& learner);
   void note_debtors(Nanos now);

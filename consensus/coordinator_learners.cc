@@ -47,7 +47,7 @@ void Coordinator::on_learner_status(std::uint32_t learner, Instance delivered_be
   if (learner >= configuration_.learners.size()) return;
   Learner& state = learners_[learner];
   note_heard(state, now);
-  state.holds_state = holds_state;
+  state.state = holds_state ? StateOf::kHeld : StateOf::kLacking;
   on_credit(learner, delivered_below, now);
   if (state.standing != Standing::kGone && holds_state) note_near(state);
 }
@@ -100,11 +100,16 @@ void Coordinator::note_debtors(Nanos now) {
   }
 }
 
-/// A new term: what was heard of them in an earlier one, or not, says nothing.
+/// A new term: what was heard of them in an earlier one, or not, says nothing. One that this node
+/// never heard of, for it came after it, may be the last that has its state.
 void Coordinator::greet_learners(Nanos now) {
-  for (Learner& learner : learners_) {
+  for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
+    Learner& learner = learners_[i];
     learner.progressed = learner.heard = attention_.awake(now);
     learner.given_up = false;
+    if (learner.known || configuration_.learners[i].id == kNoNode) continue;
+    learner.standing = Standing::kTrailing;
+    learner.delivered_below = std::max(learner.delivered_below, acceptor_.trimmed_below());
   }
 }
 
@@ -137,8 +142,10 @@ void Coordinator::await(Learner& learner, Nanos now) {
     return schedule(now + stall);
   }
   const bool patient = silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax;
-  // (One that lacks its state has none to lose.)
-  const bool last = learner.holds_state && !replaceable(learner, now);
+  // One that nobody could give its state to again is spared for longer, and the last one that has
+  // it for ever. (One that lacks its state has none to lose.)
+  const bool precious = learner.state != StateOf::kLacking && !replaceable(learner, now);
+  const bool last = precious && (idle < kLearnerSilentMax || !covered(learner, now));
   if (patient || last) return schedule(now + kMillisecond);
   learner.standing = Standing::kGone;
   learner.given_up = true;
@@ -156,22 +163,39 @@ Nanos Coordinator::patience(const Learner& learner, Nanos now) const {
   return std::clamp(4 * learner.silences.get(), kLearnerSilentMin, most);
 }
 
-/// Whether another one, that lives, can give it its state. The last one that has a state is waited
-/// for, however long: when it had to fetch that itself, it would be lost. One that is fetching it
-/// has none to give yet, and only those that execute the same partitions give it to each other.
+/// Whether it lives and has its state; one that is fetching it has none yet.
+bool Coordinator::has_state(const Learner& learner, Nanos now) const {
+  const LearnerMember& member = configuration_.learners[place_of(learner)];
+  if (member.id == kNoNode || learner.standing == Standing::kGone) return false;
+  if (learner.state != StateOf::kHeld) return false;
+  const bool current = learner.delivered_below >= decided_below_;
+  return silence(learner, now) < (current ? kAliveWithin : patience(learner, now));
+}
+
+/// Whether another one can give it its state. Only those that execute the same partitions give it
+/// to each other.
 bool Coordinator::replaceable(const Learner& learner, Nanos now) const {
   const auto& members = configuration_.learners;
-  const auto partitions = members[static_cast<std::size_t>(&learner - learners_.data())].partitions;
+  const PartitionMask partitions = members[place_of(learner)].partitions;
   for (std::size_t i = 0; i < members.size(); ++i) {
     const Learner& other = learners_[i];
-    if (&other == &learner || members[i].id == kNoNode || members[i].partitions != partitions ||
-        other.standing == Standing::kGone || !other.holds_state) {
-      continue;
+    if (&other != &learner && members[i].partitions == partitions && has_state(other, now)) {
+      return true;
     }
-    const bool current = other.delivered_below >= decided_below_;
-    if (silence(other, now) < (current ? kAliveWithin : patience(other, now))) return true;
   }
   return false;
+}
+
+/// Whether others have all that it has, if divided among them in another way. While they have not,
+/// it is waited for, however long: if it had to fetch its state itself, that would be lost.
+bool Coordinator::covered(const Learner& learner, Nanos now) const {
+  const auto& members = configuration_.learners;
+  std::uint64_t left = raw(members[place_of(learner)].partitions);
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    const Learner& other = learners_[i];
+    if (&other != &learner && has_state(other, now)) left &= ~raw(members[i].partitions);
+  }
+  return left == 0;
 }
 
 /// Whether a replica may be taken out: not while it is the last that has its state, unless it has
@@ -180,7 +204,7 @@ bool Coordinator::may_go(NodeId replica, Nanos now) const {
   const auto place = configuration_.learner_index(replica);
   if (!place) return true;
   const Learner& learner = learners_[*place];
-  return replaceable(learner, now) || silence(learner, now) > kLearnerSilentMax;
+  return covered(learner, now) || silence(learner, now) > kLearnerSilentMax;
 }
 
 }  // namespace annulus::consensus

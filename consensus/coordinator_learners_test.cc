@@ -192,6 +192,42 @@ TEST_F(TrailingLearnerTest, IsNotGivenUpForOneThatIsStillFetchingItsState) {
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
 }
 
+TEST_F(TrailingLearnerTest, IsWaitedForThoughThisCoordinatorNeverHeardOfIt) {
+  start(3);
+  elect();  // of an acceptor that has only just got its place
+  others_hold_ = false;
+  coordinator_->on_learner_status(0, at(1), false, now_);
+  for (std::uint64_t i = 0; i < 2 * kRetain; ++i) feed(1);
+  EXPECT_EQ(next(), 1 + kRetain);
+  for (int i = 0; i < 300; ++i) {
+    coordinator_->on_learner_status(0, at(next()), false, now_);
+    pass(10 * kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  pass_with_the_other(3);  // which has the state by now
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsGivenUpLateIfOthersOnlyExecuteItsPartitionsAmongThem) {
+  be_usual();
+  configuration_.learners[0].partitions = PartitionMask{3};
+  configuration_.learners[1].partitions = PartitionMask{2};  // which nobody else could give it
+  exhaust_log();
+  pass_with_the_other(60);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  pass_with_the_other(60);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsWaitedForIfItAloneExecutesAPartition) {
+  be_usual();
+  configuration_.learners[0].partitions = PartitionMask{1};
+  configuration_.learners[1].partitions = PartitionMask{3};
+  exhaust_log();
+  pass_with_the_other(300);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+}
+
 TEST_F(TrailingLearnerTest, IsGivenUpIfItLacksItsStateThoughNobodyHasOne) {
   be_usual();
   others_hold_ = false;

@@ -276,6 +276,7 @@ TEST_F(Phase1Test, OwnAcceptorThatLagsBlocksProposalsButLosesNone) {
   turn();
   EXPECT_TRUE(proposed().empty());
   acceptor_->on_trimmed(Trimmed{1'090ull}, now_);
+  learners_follow();
   turn();
   ASSERT_EQ(proposed(), (std::vector<std::uint64_t>{1'100, 1'101, 1'102}));
   EXPECT_EQ(from_wire(proposal(0).value), content.value);

@@ -224,6 +224,7 @@ TEST_F(CoordinatorTest, LossDoesNotRaiseTheTimeoutWithoutEnd) {
     if (s % 25 == 0) pass(20 * kMillisecond);  // one vote in 25 comes only when repeated
     now_ += 50 * kMicrosecond;
     vote_for(s, s);
+    learners_follow();
     turn();
     effects_.clear();
   }

@@ -227,6 +227,7 @@ class Cluster {
   void bury_acceptor(std::uint32_t acceptor);
   void rejoin(std::uint32_t acceptor);
   bool whole(const AcceptorMachine& machine) const;
+  bool left_behind(std::uint32_t learner) const;
   bool may_crash(std::uint32_t node) const;
   bool may_lose(std::uint32_t acceptor) const;
   std::uint32_t newest_epoch() const;

@@ -85,7 +85,7 @@ void Cluster::crash(std::uint32_t node, std::uint32_t frames_left) {
   index -= acceptors_.size();
   if (index < learners_.size()) {
     learners_[index].crashed = true;
-    checker_.set_crashed_learner(static_cast<std::uint32_t>(index));
+    checker_.set_absent_learner(static_cast<std::uint32_t>(index));
     return;
   }
   index -= learners_.size();

@@ -24,25 +24,41 @@ bool Cluster::clients_done() const {
 bool Cluster::caught_up() const {
   // What one that crashed had delivered the others must deliver too, and it again.
   consensus::Instance top{checker_.order().size()};
-  for (const LearnerMachine& machine : learners_) {
+  for (std::uint32_t i = 0; i < learners_.size(); ++i) {
+    const LearnerMachine& machine = learners_[i];
     top = std::max(top, machine.node->learner().delivered_below());
     top = std::max(top, machine.node->learner().decided_below());
-    if (machine.crashed) continue;
+    if (machine.crashed || left_behind(i)) continue;
     if (machine.deliveries->size() != 0 || machine.tapped->size() != 0) return false;
     if (!machine.node->current()) return false;
   }
   // Whoever lost its memory is a member again, and holds what the others hold; who was taken out
-  // or waits to be taken in is none.
+  // or waits to be taken in is none. A log that is full cannot take what its acceptor lacks.
   if (changing_) return false;
   const consensus::Configuration& newest = members();
   for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
     const AcceptorMachine& machine = acceptors_[i];
     if (machine.crashed || machine.node->failed() || !member_of(newest, i)) continue;
-    if (!whole(machine)) return false;
+    if (!whole(machine) && i != plan_.small) return false;
   }
-  return std::all_of(learners_.begin(), learners_.end(), [&](const LearnerMachine& machine) {
-    return machine.crashed || machine.node->learner().delivered_below() == top;
-  });
+  for (std::uint32_t i = 0; i < learners_.size(); ++i) {
+    const LearnerMachine& machine = learners_[i];
+    const bool there = machine.node->learner().delivered_below() == top;
+    if (!machine.crashed && !there && !left_behind(i)) return false;
+  }
+  return true;
+}
+
+/// One that was given up, for others execute its partitions, and that nobody can give its state:
+/// those execute others as well.
+bool Cluster::left_behind(std::uint32_t learner) const {
+  if (!learners_[learner].node->learner().behind_log()) return false;
+  for (std::uint32_t i = 0; i < learners_.size(); ++i) {
+    if (i != learner && !learners_[i].crashed && plan_.learners[i] == plan_.learners[learner]) {
+      return false;
+    }
+  }
+  return true;
 }
 
 bool Cluster::whole(const AcceptorMachine& machine) const {
@@ -52,8 +68,9 @@ bool Cluster::whole(const AcceptorMachine& machine) const {
 }
 
 void Cluster::check_end() {
-  for (const LearnerMachine& machine : learners_) {
-    if (!machine.crashed) machine.tap->note_installed();
+  for (std::uint32_t i = 0; i < learners_.size(); ++i) {
+    if (left_behind(i)) checker_.set_absent_learner(i);
+    if (!learners_[i].crashed) learners_[i].tap->note_installed();
   }
   checker_.check_complete();
   if (!world_.failure().failed()) check_linearizable();
@@ -114,7 +131,7 @@ statemachine::StateHashes Cluster::reference_hashes(PartitionMask partitions) {
 void Cluster::check_states() {
   std::map<PartitionMask, std::uint64_t> expected;
   for (std::uint32_t i = 0; i < learners_.size(); ++i) {
-    if (learners_[i].crashed) continue;
+    if (learners_[i].crashed || left_behind(i)) continue;
     const PartitionMask partitions = plan_.learners[i];
     if (!expected.contains(partitions)) {
       expected[partitions] = reference_hashes(partitions).recomputed;
@@ -222,7 +239,12 @@ std::string Cluster::describe_unfinished() const {
             std::to_string(raw(node.acceptor().chosen_below())) + ", accepted below " +
             std::to_string(raw(node.acceptor().accepted_below())) + ", promised round " +
             std::to_string(consensus::round_of(node.acceptor().promised())) + "." +
-            std::to_string(raw(consensus::coordinator_of(node.acceptor().promised())));
+            std::to_string(raw(consensus::coordinator_of(node.acceptor().promised()))) +
+            ", configuration " + std::to_string(node.epoch()) +
+            (node.standing() == consensus::Standing::kJoining   ? ", joining"
+             : node.standing() == consensus::Standing::kRemoved ? ", taken out"
+             : node.acceptor().settled()                        ? ""
+                                                                : ", not settled");
     if (node.coordinator().idle()) continue;
     text += node.coordinator().active() ? ", coordinates" : ", in phase 1";
     text += " round " + std::to_string(consensus::round_of(node.coordinator().ballot())) +

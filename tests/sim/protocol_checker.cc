@@ -22,7 +22,7 @@ ProtocolChecker::ProtocolChecker(const consensus::Configuration& configuration, 
       durable_(durable),
       failure_(failure),
       trace_(trace),
-      crashed_learner_(configuration.learners.size()),
+      absent_learner_(configuration.learners.size()),
       delivered_by_(configuration.learners.size()),
       last_delivered_(configuration.learners.size()) {
   for (std::uint32_t i = 0; i < configuration.acceptors.size(); ++i) {
@@ -37,7 +37,7 @@ void ProtocolChecker::set_acceptor(std::uint32_t end, std::uint32_t acceptor) {
 }
 
 void ProtocolChecker::set_restarted_learner(std::uint32_t learner) {
-  crashed_learner_[learner] = false;
+  absent_learner_[learner] = false;
   delivered_by_[learner].clear();
   last_delivered_[learner] = {};
 }
@@ -415,7 +415,7 @@ void ProtocolChecker::on_delivery(Nanos now, std::uint32_t learner,
 void ProtocolChecker::check_complete() {
   check_proposer_order();
   for (std::uint32_t learner = 0; learner < delivered_by_.size(); ++learner) {
-    if (crashed_learner_[learner]) continue;
+    if (absent_learner_[learner]) continue;
     delivered_by_[learner].resize(order_.size());
     for (std::uint64_t i = 0; i < order_.size(); ++i) {
       const bool wanted =

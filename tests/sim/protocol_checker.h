@@ -61,8 +61,8 @@ class ProtocolChecker final : public NetworkObserver {
   void set_restarted(std::uint32_t acceptor, const consensus::RecoveredAcceptor& recovered);
   /// Its disk was damaged: of a part of what it accepted it may say that it does not know.
   void set_damaged(std::uint32_t acceptor) { damaged_[acceptor] = true; }
-  /// It crashed: that it delivered no more is no fault.
-  void set_crashed_learner(std::uint32_t learner) { crashed_learner_[learner] = true; }
+  /// It crashed, or nobody can give it its state: that it delivered no more is no fault.
+  void set_absent_learner(std::uint32_t learner) { absent_learner_[learner] = true; }
   /// It was started again with nothing, and has to deliver everything once more.
   void set_restarted_learner(std::uint32_t learner);
 
@@ -196,7 +196,7 @@ class ProtocolChecker final : public NetworkObserver {
   std::array<consensus::Ballot, consensus::kAcceptorsMax> floor_{};
   std::array<consensus::Ballot, consensus::kAcceptorsMax> restart_floor_{};
   std::array<Promise, consensus::kAcceptorsMax> promising_;
-  std::vector<bool> crashed_learner_;
+  std::vector<bool> absent_learner_;
   std::map<consensus::ValueId, consensus::Value> submitted_;
   std::map<consensus::ValueId, Held> held_;
   std::vector<std::vector<Proposal>> proposals_;                     // by instance

@@ -80,6 +80,12 @@ class CoordinatorTest : public testing::Test {
     coordinator_->tick(now_, effects_);
     coordinator_->flush(now_, effects_);
   }
+  /// All learners have delivered everything, and say so.
+  void learners_follow() {
+    for (std::uint32_t i = 0; i < configuration_.learners.size(); ++i) {
+      coordinator_->on_learner_status(i, coordinator_->next_instance(), true, now_);
+    }
+  }
   /// Polls as a node does, whenever the coordinator wants to be, until `time` has passed.
   void pass(Nanos time) {
     const Nanos end = now_ + time;
