@@ -29,7 +29,9 @@ void Acceptor::raise_promise(Ballot ballot, Effects& effects) {
   promised_ = ballot;
   if (!options_.durable || DEFECT(kPromiseNotKept)) return;
   promise_number_ = ++number_;
-  effects.keep({.number = number_, .ballot = ballot});
+  // Whoever has taken part must not come back as one that may not, yet.
+  const Instance chosen_below = settled() ? configuration_.from : kFirstInstance;
+  effects.keep({.number = number_, .ballot = ballot, .chosen_below = chosen_below});
 }
 
 bool Acceptor::promise(Ballot ballot, Effects& effects) {
@@ -438,12 +440,14 @@ bool Acceptor::covered(const Slot& place) const {
 }
 
 void Acceptor::advance_chosen(Nanos now) {
+  const bool knew = chosen_below_ >= configuration_.from;
   while (chosen_below_ < accepted_below_) {
     Slot& place = slot(chosen_below_);
     if (place.instance != chosen_below_ || place.ballot == kNoBallot) break;
     if (!place.chosen || place.configuration(configuration_) != nullptr) break;
     ++chosen_below_;
   }
+  if (!knew && chosen_below_ >= configuration_.from) settled_at_ = number_;
   if (chosen_below_ < known_decided()) schedule(now + kPullAgain);
 }
 

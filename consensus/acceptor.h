@@ -93,14 +93,20 @@ class Acceptor {
                ? place.configuration(configuration_)
                : nullptr;
   }
-  /// Keeps it on stable storage; kept_durable() tells when it is.
-  void keep_configuration(const Slice& bytes, Effects& effects);
-  bool kept_durable() const { return promise_number_ <= durable_; }
+  /// Notes what was accepted so far; marked_durable() tells when that is on stable storage.
+  void mark_accepts() { marked_ = number_; }
+  bool marked_durable() const { return marked_ <= durable_; }
+  /// Keeps it on stable storage, and that everything before `from` is chosen, if this acceptor
+  /// knows as what; promise_durable() tells when it is.
+  void keep_configuration(const Slice& bytes, Instance from, Effects& effects);
+  /// One that the node heard of, and does not act under yet: its members are asked for what was
+  /// decided before it. Null: none.
+  void set_newer(const Configuration* newer) { newer_ = newer; }
   /// The node's configuration has changed from `before`, and this acceptor's place to `self`.
   void on_configuration(const Configuration& before, std::uint32_t self, Nanos now);
   /// It knows and holds everything that was decided before the present configuration governs. Until
   /// then it must take no part in it.
-  bool settled() const { return chosen_below_ >= configuration_.from; }
+  bool settled() const { return chosen_below_ >= configuration_.from && settled_at_ <= durable_; }
   /// Whether what the frame says counts for this acceptor's own promises and votes.
   bool takes_part_with(const Received& in) const {
     return (settled() || DEFECT(kUnsettledVotes)) &&
@@ -231,17 +237,19 @@ class Acceptor {
   };
   void send_value(const Endpoint& to, const Told& told, const Value& value, const Slice& bytes,
                   std::uint64_t fragments, Effects& effects);
-  void pull_missing(Slot& slot, std::uint32_t from, Nanos now, Effects& effects);
-  std::uint32_t whom_to_ask(const Slot& slot) const;
+  void pull_missing(Slot& slot, const Endpoint& from, Nanos now, Effects& effects);
+  Endpoint whom_to_ask(const Slot& slot) const;
   void resend_vote(const Received& in, Instance instance, Ballot ballot, Effects& effects);
   bool covered(const Slot& slot) const;
   /// Everything below is decided, whether or not this acceptor knows as what.
-  Instance known_decided() const { return std::max(decided_.below, configuration_.from); }
+  Instance known_decided() const {
+    return std::max(decided_.below, (newer_ != nullptr ? *newer_ : configuration_).from);
+  }
   void advance_chosen(Nanos now);
   void schedule(Nanos at) { deadline_ = at < deadline_ ? at : deadline_; }
   void flush_votes(Effects& effects);
   Route default_route(Ballot ballot) const;
-  bool repair(Slot& slot, Instance instance, Nanos now, Effects& effects);
+  void repair(Slot& slot, Instance instance, Nanos now, Effects& effects);
   bool may_ask(const Slot& slot);
   void vote_if_late(Slot& slot, Nanos now, Effects& effects);
   std::uint32_t known_credits() const;
@@ -249,6 +257,7 @@ class Acceptor {
   void append_credits(void* at) const;
 
   const Configuration& configuration_;
+  const Configuration* newer_ = nullptr;
   std::uint32_t self_;
   const AcceptorOptions options_;
   dataplane::BufferPool& pool_;
@@ -282,6 +291,8 @@ class Acceptor {
     Instance from{};
   };
   std::uint64_t number_ = 0;          // given last
+  std::uint64_t marked_ = 0;          // given when a configuration was to be kept
+  std::uint64_t settled_at_ = 0;      // given when everything before the present one was known
   std::uint64_t durable_ = 0;         // on stable storage up to here
   std::uint64_t promise_number_ = 0;  // of the promise made last
   std::uint64_t log_space_ = 0;

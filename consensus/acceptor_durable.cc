@@ -17,6 +17,7 @@
 #include <cstring>
 
 #include "consensus/acceptor.h"
+#include "dataplane/defect.h"
 
 namespace annulus::consensus {
 
@@ -52,7 +53,9 @@ void Acceptor::restore(const RecoveredAcceptor& recovered) {
     accepted_below_ = std::max(accepted_below_, accept.instance + 1);
     seen_below_ = std::max(seen_below_, accept.instance + 1);
   }
-  if (!missing_.empty()) schedule(0);
+  // Nobody may have anything to say to it before it has mended what it lacks.
+  const bool lacks = chosen_below_ < known_decided() && !DEFECT(kRestoredWaits);
+  if (!missing_.empty() || lacks) schedule(0);
 }
 
 InstanceRange Acceptor::unknown() const {

@@ -17,8 +17,10 @@ constexpr std::uint64_t kPlenty = 1ull << 40;
 class DurableAcceptorTest : public AcceptorTest {
  protected:
   void start_durable(std::uint32_t acceptors, std::uint32_t self,
-                     const RecoveredAcceptor& recovered = {}, std::uint32_t retain = 1'024) {
+                     const RecoveredAcceptor& recovered = {}, std::uint32_t retain = 1'024,
+                     Instance from = kFirstInstance) {
     configuration_ = configuration(acceptors);
+    configuration_.from = from;
     AcceptorOptions options;
     options.retain = retain;
     options.fragment_bytes = Frames::kFragment;
@@ -231,6 +233,42 @@ TEST_F(DurableAcceptorTest, RestoredAcceptorVotesForTheDecidedValuesThatItHolds)
   ASSERT_EQ(all.size(), 2u);
   EXPECT_EQ(all[0].instance, 8u);
   EXPECT_EQ(all[0].ballot, raw(ballot(6)));
+}
+
+// T5b: whoever took part in a configuration does so again.
+TEST_F(DurableAcceptorTest, PromiseSaysThatItsAcceptorWasSettled) {
+  RecoveredAcceptor recovered;
+  recovered.chosen_below = at(20);
+  start_durable(3, 1, recovered, 1'024, at(12));
+  phase1a(ballot(6));
+  EXPECT_EQ(effects_.keeps().back().chosen_below, at(12));
+  recovered.chosen_below = at(10);
+  start_durable(3, 1, recovered, 1'024, at(12));
+  phase1a(ballot(6));  // (which its node would not have passed on)
+  EXPECT_EQ(effects_.keeps().back().chosen_below, kFirstInstance);
+}
+
+TEST_F(DurableAcceptorTest, TakesPartOnlyOnceWhatItLackedIsDurable) {
+  RecoveredAcceptor recovered;
+  recovered.chosen_below = at(11);
+  start_durable(3, 1, recovered, 1'024, at(12));
+  acceptor_->on_value(frames_.value(acceptor_id(2), at(11), ballot(4), frames_.content(1), true),
+                      now_, effects_);
+  EXPECT_EQ(acceptor_->chosen_below(), at(12));
+  EXPECT_FALSE(acceptor_->settled());
+  written(last_kept());
+  EXPECT_TRUE(acceptor_->settled());
+}
+
+// Nobody may be left who leads, and says anything.
+TEST_F(DurableAcceptorTest, RestoredAcceptorAsksUnaskedForWhatWasDecidedEarlier) {
+  RecoveredAcceptor recovered;
+  recovered.chosen_below = at(10);
+  recovered.accepted = {accept(at(10), ballot(4), frames_.content(1))};
+  start_durable(3, 1, recovered, 1'024, at(12));
+  EXPECT_LE(acceptor_->deadline(), now_);
+  acceptor_->tick(now_, effects_);
+  EXPECT_EQ(sent(effects_, MessageType::kPull).size(), 2u);
 }
 
 TEST_F(DurableAcceptorTest, DamagedRangeIsReportedUnknownUntilAcceptedAgain) {

@@ -10,9 +10,12 @@ void Acceptor::begin(Nanos now) {
   schedule(now);
 }
 
-void Acceptor::keep_configuration(const Slice& bytes, Effects& effects) {
+void Acceptor::keep_configuration(const Slice& bytes, Instance from, Effects& effects) {
   promise_number_ = ++number_;
-  effects.keep({.number = number_, .bytes = bytes});
+  const bool before = chosen_below_ + 1 == from && slot(chosen_below_).instance == chosen_below_ &&
+                      slot(chosen_below_).chosen;  // the configuration itself, not passed yet
+  const Instance chosen_below = before ? from : chosen_below_;
+  effects.keep({.number = number_, .chosen_below = chosen_below, .bytes = bytes});
 }
 
 void Acceptor::on_configuration(const Configuration& before, std::uint32_t self, Nanos now) {
@@ -32,6 +35,7 @@ void Acceptor::on_configuration(const Configuration& before, std::uint32_t self,
     if (!same) credits_[i] = Credit{};
   }
   advance_chosen(now);
+  if (chosen_below_ >= configuration_.from) settled_at_ = marked_;
   schedule(now);
 }
 

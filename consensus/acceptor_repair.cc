@@ -118,13 +118,12 @@ Route Acceptor::default_route(Ballot ballot) const {
   return coordinator ? Route(configuration_, *coordinator) : Route{};
 }
 
-void Acceptor::pull_missing(Slot& place, std::uint32_t from, Nanos now, Effects& effects) {
+void Acceptor::pull_missing(Slot& place, const Endpoint& from, Nanos now, Effects& effects) {
   // Once decided under another ballot, others may hold another value: its every fragment is wanted.
   const bool partial = place.incoming.partial() && (place.instance >= known_decided() ||
                                                     place.incoming_ballot == decided_.ballot);
   counters_[partial ? AcceptorCounter::kFragmentsPulled : AcceptorCounter::kValuesPulled].add();
-  Outgoing& out = effects.send_now(configuration_.acceptors[from].endpoint, MessageType::kPull,
-                                   sizeof(Pull) + sizeof(PullEntry));
+  Outgoing& out = effects.send_now(from, MessageType::kPull, sizeof(Pull) + sizeof(PullEntry));
   auto& m = *reinterpret_cast<Pull*>(out.message());
   m = {static_cast<std::uint8_t>(PullKind::kValue), 0, std::uint16_t{1}, raw(promised_)};
   *reinterpret_cast<PullEntry*>(&m + 1) = {raw(place.instance),
@@ -133,16 +132,22 @@ void Acceptor::pull_missing(Slot& place, std::uint32_t from, Nanos now, Effects&
 }
 
 /// First who must hold the value: who sent its votes, else who proposed it. Then the others in
-/// turn, for these may be gone.
-std::uint32_t Acceptor::whom_to_ask(const Slot& place) const {
-  const auto count = static_cast<std::uint32_t>(configuration_.acceptors.size());
+/// turn, for these may be gone; also those who were not members yet when it was decided.
+Endpoint Acceptor::whom_to_ask(const Slot& place) const {
+  const auto& members = configuration_.acceptors;
   if (place.pulls % 2 == 0) {
-    if (place.parked()) return place.votes_from;
+    if (place.parked()) return members[place.votes_from].endpoint;
     const Ballot proposed = std::max(place.incoming_ballot, promised_);
     const auto coordinator = configuration_.acceptor_index(coordinator_of(proposed));
-    if (coordinator && *coordinator != self_) return *coordinator;
+    if (coordinator && *coordinator != self_) return members[*coordinator].endpoint;
   }
-  return (self_ + 1 + place.pulls / 2 % (count - 1)) % count;
+  const std::uint32_t turn = place.pulls / 2;
+  if (newer_ != nullptr && turn % 2 == 0) {
+    const Member& newer = newer_->acceptors[turn / 2 % newer_->acceptors.size()];
+    if (newer.id != members[self_].id) return newer.endpoint;
+  }
+  const auto count = static_cast<std::uint32_t>(members.size());
+  return members[(self_ + 1 + turn % (count - 1)) % count].endpoint;
 }
 
 void Acceptor::tick(Nanos now, Effects& effects) {
@@ -160,26 +165,26 @@ void Acceptor::tick(Nanos now, Effects& effects) {
     // Never heard of, yet later ones are: nobody will send it again by itself.
     Slot* place = slot(i).instance == i ? &slot(i) : admit(i);
     if (place == nullptr) continue;
-    if (!repair(*place, i, now, effects)) vote_if_late(*place, now, effects);
+    repair(*place, i, now, effects);
+    vote_if_late(*place, now, effects);
   }
   flush_votes(effects);
 }
 
-/// Asks for what the slot lacks, if anything; false if it lacks nothing.
-bool Acceptor::repair(Slot& place, Instance instance, Nanos now, Effects& effects) {
-  if (place.chosen || configuration_.acceptors.size() == 1) return false;
+/// Asks for what the slot lacks, if anything.
+void Acceptor::repair(Slot& place, Instance instance, Nanos now, Effects& effects) {
+  if (place.chosen || configuration_.acceptors.size() == 1) return;
   const bool decided = instance < known_decided();
   const bool missing =
       place.ballot == kNoBallot || place.incoming.partial() || (place.parked() && !decided);
   // Decided, perhaps at another ballot than that of the value held, and as another value.
   const bool doubtful = decided && !covered(place);
-  if (!missing && !doubtful) return false;
+  if (!missing && !doubtful) return;
   if (place.pull_at == 0) place.pull_at = decided ? now : now + kPullFirst;
   // (What there is no room for is asked for when something has come in.)
-  if ((place.pulls > 0 || place.pull_at <= now) && !may_ask(place)) return true;
+  if ((place.pulls > 0 || place.pull_at <= now) && !may_ask(place)) return;
   if (place.pull_at <= now) pull_missing(place, whom_to_ask(place), now, effects);
   schedule(place.pull_at);
-  return true;
 }
 
 /// Whether the answers will fit with those on their way, counting these among them.

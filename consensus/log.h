@@ -21,7 +21,9 @@ struct Keep {
   std::uint64_t number = 0;  // the acceptor counts what it wants kept: 1, 2, 3 ...
   Instance instance{};
   Ballot ballot{};
-  Instance chosen_below{};  // as the acceptor knew it just before
+  /// As the acceptor knew it just before. With a promise or a configuration: what is on stable
+  /// storage already.
+  Instance chosen_below{};
   Value value;
   dataplane::Slice bytes;
 };

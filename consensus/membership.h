@@ -10,6 +10,9 @@
 // - A member takes part in a configuration once it knows everything below `from` to be chosen, and
 //   holds it as far back as any acceptor did (`base`). Hence a majority that acts under the new
 //   configuration holds what was decided under the old one, and the old members may go.
+// - Until then it goes on under the one before, if it had a part in that: were it to leave that one
+//   upon mere news, the few who know what was decided could die and leave nobody who may vote in
+//   either. With a log, that all before `from` is chosen is kept together with the configuration.
 // - One member changes at a time, and an identity is never used twice: a node whose memory is lost
 //   is another node. (Replicas vote on nothing: one comes back as who it was, candidate.h.)
 //

@@ -200,6 +200,22 @@ TEST_F(ChangingRing, CoordinatorWithoutMemoryIsReplacedByTheNextOne) {
   EXPECT_EQ(delivered_[0].back(), 20u);
 }
 
+// Else the few who know what was decided before it could be gone, and nobody be left who may vote.
+TEST_F(ChangingRing, MereNewsTakesNobodyOutOfItsConfiguration) {
+  begin();
+  const Configuration news = changed(ring_->configuration, replacement(3), Instance{500}, {});
+  Effects effects;
+  for (const Member& each : ring_->configuration.acceptors) {
+    ConfigurationNews::tell(each.endpoint, news, effects);
+  }
+  port_->send(now_, effects);
+  run(20);
+  for (std::uint64_t s = 11; s <= 20; ++s) submit(s, 100);
+  run(1'000);
+  EXPECT_EQ(delivered_[0], up_to(20));
+  EXPECT_EQ(members(1).epoch, 1u);
+}
+
 TEST_F(ChangingRing, MajorityWithoutMemoryIsNotAdmitted) {
   begin();
   restart_without_memory(1, 55);

@@ -93,10 +93,7 @@ bool AcceptorNode::poll_log(Nanos now) {
   acceptor_.on_durable(progress_, now, effects_);
   if (effects_.room() < Effects::kPerStepMax) drain(now);
   coordinator_.on_durable(now, effects_);
-  if (adopting_ && acceptor_.kept_durable()) {
-    const Configuration next = *std::exchange(adopting_, std::nullopt);
-    carry_out(next, now);
-  }
+  keep_adopted(now);
   LogValue value;
   while (true) {
     if (effects_.room() < Effects::kPerStepMax) drain(now);
@@ -128,8 +125,8 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
       log_->submit(now);  // at once, while the rest of the ring is still to hear of it
     }
   }
+  if (member()) adopt_chosen(now);
   if (!member()) return {work, std::min(poll_stranger(now), submit_log(now))};
-  adopt_chosen(now);
   forward_change(now);
   if (effects_.room() < 2 * Effects::kPerStepMax) drain(now);
   const bool heard = backlog_.heard(drained);
@@ -174,7 +171,7 @@ void AcceptorNode::handle(const Received& in, Nanos now) {
     counters_[NodeCounter::kDropNoMember].add();
     return;
   }
-  if (concerns_votes(in.type) && !may_vote(in)) return;
+  if (concerns_votes(in.type) && !may_vote(in, now)) return;
   const NodeId sender{in.frame.header->sender.get()};
   switch (in.type) {
     case MessageType::kSubmit:

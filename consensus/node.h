@@ -135,13 +135,16 @@ class AcceptorNode final : public dataplane::Stage {
   bool poll_log(Nanos now);
   Nanos submit_log(Nanos now);
   bool log_full() const;
+  const Configuration& newest_heard_of() const { return newer_ ? *newer_ : configuration_; }
   bool member() const {
     return standing() == Standing::kMember || standing() == Standing::kMajorityLost;
   }
   static bool concerns_votes(MessageType type);
-  bool may_vote(const Received& in);
+  bool may_vote(const Received& in, Nanos now);
+  bool passes_over(const Received& in, Nanos now);
   void adopt(const Configuration& next, Nanos now);
   void adopt_chosen(Nanos now);
+  void keep_adopted(Nanos now);
   void carry_out(const Configuration& next, Nanos now);
   void take_place();
   void begin_membership(Nanos now);
@@ -177,7 +180,9 @@ class AcceptorNode final : public dataplane::Stage {
   // Membership.
   std::atomic<Standing> standing_;         // told to other threads; nothing is published through it
   std::atomic<bool> settled_{false};       // likewise
+  std::optional<Configuration> newer_;     // heard of, and not all that was decided before it
   std::optional<Configuration> adopting_;  // once it is durable
+  bool kept_ = false;                      // it was given to the log
   ConfigurationNews news_;
   ConfigurationBoard board_;
   std::uint64_t incarnation_ = 0;

@@ -38,7 +38,11 @@ bool AcceptorNode::concerns_votes(MessageType type) {
 }
 
 /// Whether a frame of Phase 1, of Phase 2, or before an election counts for this node.
-bool AcceptorNode::may_vote(const Received& in) {
+bool AcceptorNode::may_vote(const Received& in, Nanos now) {
+  if (in.frame.header->config_epoch > configuration_.epoch) {
+    adopt_chosen(now);
+    if (in.type == MessageType::kTrimmed && passes_over(in, now)) return true;
+  }
   if (in.frame.header->config_epoch != configuration_.epoch && !DEFECT(kOtherEpochVotes)) {
     counters_[NodeCounter::kDropOtherEpoch].add();
     return false;
@@ -49,11 +53,30 @@ bool AcceptorNode::may_vote(const Received& in) {
   return false;
 }
 
+/// Whether what is trimmed elsewhere under a configuration that this node only heard of is passed
+/// over. Not past a change of members that it does not know: it would go on as if there were none.
+bool AcceptorNode::passes_over(const Received& in, Nanos now) {
+  if (!newer_ || in.frame.header->config_epoch != newer_->epoch) return false;
+  const Instance below{message<Trimmed>(in.frame).trimmed_below.get()};
+  if (below < newer_->from && newer_->epoch == configuration_.epoch + 1) return true;
+  adopt(*newer_, now);
+  return false;
+}
+
+/// One that takes part goes on under the configuration it has until it knows what was decided
+/// before the next. Else all could have heard of a configuration in which none may vote, and the
+/// only one that knew what had been decided be gone.
 void AcceptorNode::on_configuration_news(const Received& in, Nanos now) {
-  adopt(decode(in.frame.message, configuration_), now);
+  const Configuration heard = decode(in.frame.message, configuration_);
+  if (heard.epoch <= newest_heard_of().epoch) return;
+  const bool takes_part = member() && acceptor_.settled() && !DEFECT(kNewsTakesOut);
+  if (!takes_part || acceptor_.chosen_below() >= heard.from) return adopt(heard, now);
+  newer_ = heard;
+  acceptor_.set_newer(&*newer_);
 }
 
 void AcceptorNode::adopt_chosen(Nanos now) {
+  if (newer_ && acceptor_.chosen_below() >= newer_->from) adopt(*newer_, now);
   const Slice* bytes = acceptor_.chosen_configuration();
   if (bytes == nullptr) return;
   CHECK(valid_configuration(bytes->bytes()));
@@ -65,17 +88,36 @@ void AcceptorNode::adopt_chosen(Nanos now) {
 void AcceptorNode::adopt(const Configuration& next, Nanos now) {
   if (next.epoch <= configuration_.epoch || (adopting_ && next.epoch <= adopting_->epoch)) return;
   if (log_ == nullptr || DEFECT(kConfigurationNotKept)) return carry_out(next, now);
-  Slice bytes = pool_.allocate();
-  if (!bytes) return;  // it will be heard of again
-  bytes.truncate(static_cast<std::uint32_t>(encode(next, {bytes.mutable_data(), bytes.size()})));
-  drain(now);
-  acceptor_.keep_configuration(bytes, effects_);
   adopting_ = next;
+  kept_ = false;
+  acceptor_.mark_accepts();
+  keep_adopted(now);
+}
+
+/// What was decided before it comes first: who says that it is chosen is asked for it.
+void AcceptorNode::keep_adopted(Nanos now) {
+  if (!adopting_) return;
+  if (kept_) {
+    if (acceptor_.promise_durable()) carry_out(*std::exchange(adopting_, std::nullopt), now);
+    return;
+  }
+  if (!acceptor_.marked_durable()) return;
+  Slice bytes = pool_.allocate();
+  if (!bytes) return;
+  const std::size_t size = encode(*adopting_, {bytes.mutable_data(), bytes.size()});
+  bytes.truncate(static_cast<std::uint32_t>(size));
+  drain(now);
+  acceptor_.keep_configuration(bytes, adopting_->from, effects_);
+  kept_ = true;
 }
 
 void AcceptorNode::carry_out(const Configuration& next, Nanos now) {
   drain(now);
   const Configuration before = std::exchange(configuration_, next);
+  if (newer_ && newer_->epoch <= configuration_.epoch) {
+    acceptor_.set_newer(nullptr);
+    newer_.reset();
+  }
   counters_[NodeCounter::kConfigurations].add();
   board_.publish(configuration_);
   if (standing() == Standing::kJoining) return begin_membership(now);

@@ -165,6 +165,7 @@ void AcceptorLog::append(std::span<Keep> keeps) {
       } else {
         superblock_.promised = raw(keep.ballot);
       }
+      chosen_below_ = std::max(chosen_below_, keep.chosen_below);
       if (promise_number_ == promise_durable_) promise_waits_ = keep.number;
       if (promise_number_ == superblock_number_) promise_next_ = keep.number;
       promise_number_ = keep.number;
@@ -205,7 +206,7 @@ bool AcceptorLog::start_group(Nanos now) {
     index_.set(keep.instance, place);
     if (group.first_number == 0) group.first_number = keep.number;
     group.last_number = keep.number;
-    chosen_below_ = std::max(chosen_below_, keep.chosen_below);
+    group.chosen_below = keep.chosen_below;
     counters_[LogCounter::kAccepts].add();
     counters_[LogCounter::kValueBytes].add(keep.value.bytes);
     waiting_cost_ -= consensus::log_cost(keep.value.bytes);
@@ -275,6 +276,7 @@ void AcceptorLog::group_done(std::uint32_t index, Nanos now) {
   while (groups_head_ != groups_tail_ && groups_[groups_head_ % options_.depth].done) {
     const Group& first = groups_[groups_head_++ % options_.depth];
     durable_block_ = first.block + first.blocks;
+    chosen_below_ = std::max(chosen_below_, first.chosen_below);
   }
 }
 

@@ -85,6 +85,7 @@ class AcceptorLog final : public consensus::AcceptorLog {
     std::uint32_t blocks = 0;
     std::uint64_t first_number = 0;
     std::uint64_t last_number = 0;
+    Instance chosen_below{};
     Nanos begun = 0;
     bool done = false;
   };
@@ -143,7 +144,7 @@ class AcceptorLog final : public consensus::AcceptorLog {
   std::uint64_t groups_tail_ = 0;
   std::uint64_t next_block_ = 0;
   std::uint64_t durable_block_ = 0;
-  Instance chosen_below_{};    // of the last record written
+  Instance chosen_below_{};    // of what is durable: nobody is asked for what is only being written
   Instance accepted_below_{};  // one past the highest instance written
   std::uint64_t last_number_ = 0;
   Nanos last_write_ = 0;

@@ -149,7 +149,6 @@ class Scanner {
       whole[p - covered] = true;
       const auto& head = *reinterpret_cast<const LogBlock*>(block->data());
       durable = std::max<std::uint64_t>(durable, std::min<std::uint64_t>(head.durable_below, p));
-      chosen_ = std::max(chosen_, Instance{head.chosen_last.get()});
       scan_.accepted_below = std::max(scan_.accepted_below, Instance{head.accepted_below.get()});
     }
     while (durable < limit && whole[durable - covered]) ++durable;

@@ -71,6 +71,8 @@ constexpr Found kRecorded[] = {
     {Defect::kWireVersionIgnored, 3},
     {Defect::kRemovedVotes, 5},
     {Defect::kHalfEnough, 5},
+    {Defect::kNewsTakesOut, 42},
+    {Defect::kRestoredWaits, 42},
 };
 
 void print(Defect defect, std::uint64_t seed, const std::string& how) {
