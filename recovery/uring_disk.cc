@@ -15,6 +15,8 @@
 #include <cstring>
 #include <utility>
 
+#include "recovery/shared_sync.h"
+
 namespace annulus::recovery {
 namespace {
 
@@ -111,25 +113,27 @@ class FileDisk final : public Disk {
     if (!transfer.write) return;
     if (sync_ == SyncMethod::kWriteThrough) {
       entry->rw_flags = RWF_DSYNC;
-    } else if (sync_ == SyncMethod::kLinkedSync || at_rest()) {
+    } else if (sync_ == SyncMethod::kLinkedSync || (linked_ == 0 && shared_.at_rest())) {
       // Done is the pair: the write tells of a failure or a short write, the sync of success.
       entry->flags |= IOSQE_IO_LINK;
       io_uring_sqe_set_data64(entry, about | kLinkedWrite);
       start_sync(about | kLinkedFsync);
+      ++linked_;
     } else {
       io_uring_sqe_set_data64(entry, about | kWrite);
-      ++writing_;
+      shared_.write_begun();
     }
   }
 
   void submit() override {
-    if (syncs_ == 0 && written_count_ != 0) {
-      covered_ = written_count_;
+    if (linked_ == 0 && shared_.wanted()) {
+      shared_.begin();
       start_sync(kSharedFsync);
     }
-    if (!std::exchange(started_, false)) return;
+    if (io_uring_sq_ready(&ring_) == 0) return;
+    // What it does not take now, for want of memory, it is given again.
     const int submitted = io_uring_submit(&ring_);
-    CHECK(submitted >= 0);
+    CHECK(submitted >= 0 || submitted == -EAGAIN || submitted == -EBUSY || submitted == -EINTR);
   }
 
   std::uint32_t done(std::span<TransferDone> into) override {
@@ -141,18 +145,16 @@ class FileDisk final : public Disk {
                                static_cast<std::int64_t>(data >> 32)};
       const std::int64_t result = entry->res;
       if ((data & kSharedFsync) != 0) {
-        if (into.size() - count < covered_) break;
-        count += sync_done(result, into.subspan(count));
+        if (into.size() - count < shared_.covered()) break;
+        count += shared_.end(result, into.subspan(count));
       } else if ((data & kLinkedFsync) != 0) {
-        --syncs_;
+        --linked_;
         into[count++] = {whole.token, result == 0 ? whole.result : result};
       } else if ((data & (kLinkedWrite | kWrite)) == 0 || result != whole.result) {
         into[count++] = {whole.token, result};
       }
-      if ((data & kWrite) != 0) {
-        --writing_;
-        if (result == whole.result) written_[written_count_++] = whole;
-      }
+      if ((data & kWrite) != 0 && result == whole.result) shared_.write_ended(whole);
+      if ((data & kWrite) != 0 && result != whole.result) shared_.write_failed();
       io_uring_cqe_seen(&ring_, entry);
     }
     return count;
@@ -167,27 +169,13 @@ class FileDisk final : public Disk {
   io_uring_sqe* next_entry() {
     io_uring_sqe* entry = io_uring_get_sqe(&ring_);
     CHECK(entry != nullptr);
-    started_ = true;
     return entry;
   }
-  /// Nothing is being made durable, so that a write need not share its sync.
-  bool at_rest() const { return syncs_ == 0 && writing_ == 0 && written_count_ == 0; }
   void start_sync(std::uint64_t about) {
     io_uring_sqe* entry = next_entry();
     io_uring_prep_fsync(entry, 0, IORING_FSYNC_DATASYNC);
     entry->flags |= IOSQE_FIXED_FILE;
     io_uring_sqe_set_data64(entry, about);
-    ++syncs_;
-  }
-  /// The writes that were done when it began are durable, or failed with it.
-  std::uint32_t sync_done(std::int64_t result, std::span<TransferDone> into) {
-    --syncs_;
-    for (std::uint32_t i = 0; i < covered_; ++i) {
-      into[i] = {written_[i].token, result == 0 ? written_[i].result : result};
-    }
-    std::copy(written_.begin() + covered_, written_.begin() + written_count_, written_.begin());
-    written_count_ -= covered_;
-    return covered_;
   }
 
   std::string path_;
@@ -197,12 +185,8 @@ class FileDisk final : public Disk {
   io_uring ring_{};
   bool ring_made_ = false;
   bool registered_ = false;
-  bool started_ = false;
-  std::uint32_t syncs_ = 0;                          // under way
-  std::uint32_t writing_ = 0;                        // writes under way that wait for a shared sync
-  std::array<TransferDone, kTransfersMax> written_;  // and those that are done, in that order
-  std::uint32_t written_count_ = 0;
-  std::uint32_t covered_ = 0;  // of these, by the shared sync under way
+  std::uint32_t linked_ = 0;  // writes under way, each with a sync of its own
+  SharedSync shared_;
 };
 
 Result<int> open_file(const std::string& path, int flags) {
