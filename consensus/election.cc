@@ -72,10 +72,18 @@ void Election::note_takeover(Nanos took) {
 
 void Election::on_promised(Ballot ballot, Nanos now) {
   if (ballot <= ballot_) return;
-  ballot_ = ballot;
   // One that comes to nothing says that it takes longer than it was given.
   if (taking_over_) takeover_ = std::min(2 * takeover_, kSlackMax / kTakeoversWaited);
   taking_over_ = true;
+  ballot_ = ballot;
+  expect(kPhase1Time, now);
+}
+
+/// Its coordinator may have taken over long ago: nothing is measured by it.
+void Election::on_told(Ballot ballot, Nanos now) {
+  if (ballot <= ballot_) return;
+  taking_over_ = false;
+  ballot_ = ballot;
   expect(kPhase1Time, now);
 }
 
@@ -165,7 +173,7 @@ void Election::on_pre_vote_answer(const Received& in, Nanos now) {
   }
   if (m.missed == 0) {
     counters_[ElectionCounter::kRefused].add();
-    on_promised(Ballot{m.ballot.get()}, now);  // or a newer one is known there
+    on_told(Ballot{m.ballot.get()}, now);  // or a newer one is known there
     return;
   }
   missed_by_ = missed_by_ | just(*sender);

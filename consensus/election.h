@@ -65,6 +65,7 @@ class Election {
 
  private:
   std::uint32_t rank() const;
+  void on_told(Ballot ballot, Nanos now);
   void expect(Nanos within, Nanos now);
   void note_takeover(Nanos took);
   void ask(Effects& effects);

@@ -312,5 +312,18 @@ TEST_F(ElectionTest, StrangersAndCoordinatorsOfOthersBallotsAreIgnored) {
   EXPECT_EQ(questions().size(), 2u);
 }
 
+TEST_F(ElectionTest, BallotThatItIsOnlyToldOfMeasuresNoTakeover) {
+  start(3, 1);
+  alive();
+  pass(60 * kMillisecond);
+  alive();  // so late that only what a takeover takes bounds the slack
+  const Nanos before = election_->slack();
+  EXPECT_GT(before, 10 * kMillisecond);
+  pass(60 * kMillisecond);
+  answer(2, false, ballot(3, 2));
+  alive(ballot(3, 2));  // which had taken over before
+  EXPECT_EQ(election_->slack(), before);
+}
+
 }  // namespace
 }  // namespace annulus::consensus
