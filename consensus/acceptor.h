@@ -93,15 +93,18 @@ class Acceptor {
                ? place.configuration(configuration_)
                : nullptr;
   }
-  /// Notes what was accepted so far; marked_durable() tells when that is on stable storage.
-  void mark_accepts() { marked_ = number_; }
+  /// Before a configuration that governs from `from` on is kept: notes what was accepted so far,
+  /// and what is known chosen. marked_durable() tells when the former is on stable storage.
+  void mark(Instance from);
   bool marked_durable() const { return marked_ <= durable_; }
-  /// Keeps it on stable storage, and that everything before `from` is chosen, if this acceptor
-  /// knows as what; promise_durable() tells when it is.
-  void keep_configuration(const Slice& bytes, Instance from, Effects& effects);
+  /// Keeps it on stable storage, with what was marked; promise_durable() tells when it is.
+  void keep_configuration(const Slice& bytes, Effects& effects);
   /// One that the node heard of, and does not act under yet: its members are asked for what was
-  /// decided before it. Null: none.
-  void set_newer(const Configuration* newer) { newer_ = newer; }
+  /// decided before it, at once, for nobody may have anything else to say. Null: none.
+  void set_newer(const Configuration* newer) {
+    newer_ = newer;
+    if (newer != nullptr) schedule(0);
+  }
   /// The node's configuration has changed from `before`, and this acceptor's place to `self`.
   void on_configuration(const Configuration& before, std::uint32_t self, Nanos now);
   /// It knows and holds everything that was decided before the present configuration governs. Until
@@ -153,6 +156,8 @@ class Acceptor {
   /// Every instance below is known chosen and held here (or was, and is trimmed).
   Instance chosen_below() const { return chosen_below_; }
   Instance trimmed_below() const { return trimmed_below_; }
+  /// Nothing is ever trimmed: it has a log.
+  bool keeps_all() const { return options_.durable; }
   /// Where not listing an accept does not mean that there was none; empty of an undamaged log.
   InstanceRange unknown() const;
   /// One past the highest instance accepted.
@@ -292,6 +297,7 @@ class Acceptor {
   };
   std::uint64_t number_ = 0;          // given last
   std::uint64_t marked_ = 0;          // given when a configuration was to be kept
+  Instance marked_below_{};           // known chosen then
   std::uint64_t settled_at_ = 0;      // given when everything before the present one was known
   std::uint64_t durable_ = 0;         // on stable storage up to here
   std::uint64_t promise_number_ = 0;  // of the promise made last

@@ -271,6 +271,50 @@ TEST_F(DurableAcceptorTest, RestoredAcceptorAsksUnaskedForWhatWasDecidedEarlier)
   EXPECT_EQ(sent(effects_, MessageType::kPull).size(), 2u);
 }
 
+TEST_F(DurableAcceptorTest, AsksUnaskedForWhatWasDecidedBeforeAConfigurationItHeardOf) {
+  RecoveredAcceptor recovered;
+  recovered.chosen_below = at(10);
+  start_durable(3, 1, recovered);
+  Configuration newer = configuration_;
+  newer.epoch = 2;
+  newer.from = at(11);
+  acceptor_->set_newer(&newer);
+  EXPECT_LE(acceptor_->deadline(), now_);
+  acceptor_->tick(now_, effects_);
+  EXPECT_EQ(sent(effects_, MessageType::kPull).size(), 1u);
+}
+
+// T5b: the log holds what it says is chosen.
+TEST_F(DurableAcceptorTest, ConfigurationIsKeptWithWhatWasKnownWhenItsWriteWasAwaited) {
+  RecoveredAcceptor recovered;
+  recovered.chosen_below = at(10);
+  start_durable(3, 1, recovered, 1'024, at(14));
+  const auto pull = [&](std::uint64_t instance) {
+    acceptor_->on_value(
+        frames_.value(acceptor_id(2), at(instance), ballot(4), frames_.content(1), true), now_,
+        effects_);
+  };
+  pull(10);
+  acceptor_->mark(at(13));
+  const std::uint64_t marked = last_kept();
+  pull(11);
+  pull(12);
+  written(marked);
+  ASSERT_TRUE(acceptor_->marked_durable());
+  acceptor_->keep_configuration(pool_.allocate(), effects_);
+  EXPECT_EQ(effects_.keeps().back().chosen_below, at(11));
+  pull(13);
+  const std::uint64_t last = last_kept();
+  const Configuration before = configuration_;
+  configuration_.epoch = 2;
+  acceptor_->on_configuration(before, 1, now_);
+  EXPECT_EQ(acceptor_->chosen_below(), at(14));
+  written(last - 1);
+  EXPECT_FALSE(acceptor_->settled());
+  written(last);
+  EXPECT_TRUE(acceptor_->settled());
+}
+
 TEST_F(DurableAcceptorTest, DamagedRangeIsReportedUnknownUntilAcceptedAgain) {
   RecoveredAcceptor recovered;
   recovered.promised = ballot(5);

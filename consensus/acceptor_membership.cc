@@ -10,12 +10,17 @@ void Acceptor::begin(Nanos now) {
   schedule(now);
 }
 
-void Acceptor::keep_configuration(const Slice& bytes, Instance from, Effects& effects) {
+void Acceptor::mark(Instance from) {
+  const Slot& place = slot(chosen_below_);
+  const bool before = chosen_below_ + 1 == from && place.instance == chosen_below_ &&
+                      place.chosen;  // the configuration itself, not passed yet
+  marked_ = number_;
+  marked_below_ = before ? from : chosen_below_;
+}
+
+void Acceptor::keep_configuration(const Slice& bytes, Effects& effects) {
   promise_number_ = ++number_;
-  const bool before = chosen_below_ + 1 == from && slot(chosen_below_).instance == chosen_below_ &&
-                      slot(chosen_below_).chosen;  // the configuration itself, not passed yet
-  const Instance chosen_below = before ? from : chosen_below_;
-  effects.keep({.number = number_, .chosen_below = chosen_below, .bytes = bytes});
+  effects.keep({.number = number_, .chosen_below = marked_below_, .bytes = bytes});
 }
 
 void Acceptor::on_configuration(const Configuration& before, std::uint32_t self, Nanos now) {
@@ -35,7 +40,9 @@ void Acceptor::on_configuration(const Configuration& before, std::uint32_t self,
     if (!same) credits_[i] = Credit{};
   }
   advance_chosen(now);
-  if (chosen_below_ >= configuration_.from) settled_at_ = marked_;
+  if (chosen_below_ >= configuration_.from) {
+    settled_at_ = marked_below_ >= configuration_.from ? marked_ : number_;
+  }
   schedule(now);
 }
 

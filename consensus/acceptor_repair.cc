@@ -199,6 +199,7 @@ bool Acceptor::may_ask(const Slot& place) {
 
 void Acceptor::vote_if_late(Slot& place, Nanos now, Effects& effects) {
   if (place.chosen || place.ballot == kNoBallot || place.ballot != promised_) return;
+  if (place.instance < configuration_.from) return;  // decided, under earlier members
   if (place.route.size() == 0 || place.route.contains(self_)) return;
   if (place.number > durable_) return;  // its vote will be cast, and awaited, from then on
   const Nanos late = ring_delay_.p99();

@@ -223,7 +223,7 @@ class Coordinator {
   bool has_state(const Learner& learner, Nanos now) const;
   bool replaceable(const Learner& learner, Nanos now) const;
   bool covered(const Learner& learner, Nanos now) const;
-  bool may_go(NodeId replica, Nanos now) const;
+  bool may_go(const Change& change, Nanos now) const;
   void note_near(Learner& learner);
   void note_debtors(Nanos now);
   void greet_learners(Nanos now);

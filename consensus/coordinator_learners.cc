@@ -36,9 +36,15 @@ Instance Coordinator::credit_below(const Learner& learner) const {
   return Instance{~std::uint64_t{0}};
 }
 
+/// (One that is to be taken out holds nobody up any more.)
 Instance Coordinator::credit_below() const {
+  const bool goes =
+      wanted_ && wanted_->kind == JoinKind::kReplica && wanted_->verb != ChangeVerb::kAdd;
   Instance below{~std::uint64_t{0}};
-  for (const Learner& learner : learners_) below = std::min(below, credit_below(learner));
+  for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
+    if (goes && configuration_.learners[i].id == wanted_->member) continue;
+    below = std::min(below, credit_below(learners_[i]));
+  }
   return below;
 }
 
@@ -100,16 +106,18 @@ void Coordinator::note_debtors(Nanos now) {
   }
 }
 
-/// A new term: what was heard of them in an earlier one, or not, says nothing. One that this node
-/// never heard of, for it came after it, may be the last that has its state.
+/// A new term: what was heard of them in an earlier one, or not, says nothing of whether they live
+/// and have their state. One that this node never heard of may be the last that has it.
 void Coordinator::greet_learners(Nanos now) {
   for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
     Learner& learner = learners_[i];
     learner.progressed = learner.heard = attention_.awake(now);
     learner.given_up = false;
-    if (learner.known || configuration_.learners[i].id == kNoNode) continue;
-    learner.standing = Standing::kTrailing;
-    learner.delivered_below = std::max(learner.delivered_below, acceptor_.trimmed_below());
+    learner.state = StateOf::kUnknown;
+    if (acceptor_.keeps_all() || configuration_.learners[i].id == kNoNode) continue;
+    if (!learner.known) learner.delivered_below = acceptor_.trimmed_below();
+    const bool lost = learner.delivered_below < acceptor_.trimmed_below();
+    if (learner.standing == Standing::kGone && !lost) learner.standing = Standing::kTrailing;
   }
 }
 
@@ -143,8 +151,9 @@ void Coordinator::await(Learner& learner, Nanos now) {
   }
   const bool patient = silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax;
   // One that nobody could give its state to again is spared for longer, and the last one that has
-  // it for ever. (One that lacks its state has none to lose.)
-  const bool precious = learner.state != StateOf::kLacking && !replaceable(learner, now);
+  // it for ever. (One that lacks its state has none to lose; nor has any, if logs keep all.)
+  const bool precious =
+      learner.state != StateOf::kLacking && !acceptor_.keeps_all() && !replaceable(learner, now);
   const bool last = precious && (idle < kLearnerSilentMax || !covered(learner, now));
   if (patient || last) return schedule(now + kMillisecond);
   learner.standing = Standing::kGone;
@@ -199,12 +208,15 @@ bool Coordinator::covered(const Learner& learner, Nanos now) const {
 }
 
 /// Whether a replica may be taken out: not while it is the last that has its state, unless it has
-/// not been heard of for so long that nobody gets it from there.
-bool Coordinator::may_go(NodeId replica, Nanos now) const {
-  const auto place = configuration_.learner_index(replica);
+/// not been heard of for so long that nobody gets it from there. Who comes in its place is to have
+/// that state.
+bool Coordinator::may_go(const Change& change, Nanos now) const {
+  const auto place = configuration_.learner_index(change.member);
   if (!place) return true;
   const Learner& learner = learners_[*place];
-  return covered(learner, now) || silence(learner, now) > kLearnerSilentMax;
+  const bool others_have_it =
+      change.verb == ChangeVerb::kReplace ? replaceable(learner, now) : covered(learner, now);
+  return others_have_it || silence(learner, now) > kLearnerSilentMax;
 }
 
 }  // namespace annulus::consensus

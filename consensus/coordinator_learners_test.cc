@@ -249,6 +249,51 @@ TEST_F(TrailingLearnerTest, IsNotTakenOutWhileNobodyElseHasItsState) {
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
 }
 
+TEST_F(TrailingLearnerTest, IsReplacedOnlyIfSomebodyCanGiveItsStateToTheNewOne) {
+  be_usual();
+  configuration_.learners[0].partitions = PartitionMask{3};
+  configuration_.learners[1].partitions = PartitionMask{2};
+  Change change{.operation = 7,
+                .verb = ChangeVerb::kReplace,
+                .kind = JoinKind::kReplica,
+                .member = configuration_.learners[1].id,
+                .comes = {kNoNode, {0x0a000099, 4'000}, 9}};
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kLastState);
+  change.verb = ChangeVerb::kRemove;  // others execute its partitions
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
+}
+
+TEST_F(TrailingLearnerTest, HoldsNobodyUpOnceItIsToBeTakenOut) {
+  start(3);
+  elect();
+  coordinator_->on_learner_status(0, at(1), true, now_);
+  configuration_.learners[1].partitions = PartitionMask{4};  // of which nobody has ever heard
+  for (std::uint64_t i = 0; i < 2 * kRetain; ++i) feed(1);
+  pass(2 * kSecond);
+  EXPECT_EQ(next(), 1 + kRetain);
+  ASSERT_EQ(coordinator_->change({.operation = 7,
+                                  .verb = ChangeVerb::kRemove,
+                                  .kind = JoinKind::kReplica,
+                                  .member = configuration_.learners[1].id},
+                                 now_),
+            ChangeVerdict::kAllowed);
+  turn();
+  EXPECT_EQ(count(CoordinatorCounter::kMembersChanged), 1u);
+}
+
+TEST_F(TrailingLearnerTest, WhatIsKnownOfItsStateEndsWithTheTerm) {
+  be_usual();
+  coordinator_->resign();
+  elect();
+  const Change change{.operation = 7,
+                      .verb = ChangeVerb::kRemove,
+                      .kind = JoinKind::kReplica,
+                      .member = configuration_.learners[0].id};
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kLastState);
+  alive();
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
+}
+
 TEST_F(TrailingLearnerTest, IsTakenOutIfItHasNotBeenHeardOfForLong) {
   be_usual();
   coordinator_->on_learner_status(0, at(next()), false, now_);

@@ -13,7 +13,7 @@ ChangeVerdict Coordinator::change(const Change& change, Nanos now) {
                     (wanted_ && wanted_->operation != change.operation);
   if (busy) return ChangeVerdict::kBusy;
   const bool goes = change.kind == JoinKind::kReplica && change.verb != ChangeVerb::kAdd;
-  if (goes && !may_go(change.member, now)) return ChangeVerdict::kLastState;
+  if (goes && !may_go(change, now)) return ChangeVerdict::kLastState;
   wanted_ = change;
   return verdict;
 }

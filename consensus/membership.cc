@@ -189,10 +189,13 @@ ChangeVerdict judge(const Configuration& current, const Change& change) {
                                  : current.learner_index(change.member).has_value();
     if (!member) return ChangeVerdict::kNoSuchMember;
   }
+  // The only one is not replaced: the new one would have nobody to ask for what was decided.
+  const bool only = acceptor && current.acceptors.size() == 1;
+  if (change.verb == ChangeVerb::kReplace && only) return ChangeVerdict::kTooFew;
   if (change.verb != ChangeVerb::kRemove) return judge_coming(current, change);
   const auto learners = std::count_if(current.learners.begin(), current.learners.end(),
                                       [](const LearnerMember& each) { return each.id != kNoNode; });
-  const bool last = acceptor ? current.acceptors.size() == 1 : learners == 1;
+  const bool last = acceptor ? only : learners == 1;
   return last ? ChangeVerdict::kTooFew : ChangeVerdict::kAllowed;
 }
 

@@ -109,6 +109,9 @@ TEST(Membership, WhatIsNotAllowedIsRefusedByName) {
   remove.member = NodeId{12};
   remove.operation = 9;
   EXPECT_EQ(judge(now, remove), ChangeVerdict::kTooFew);
+  Configuration one = now;
+  one.acceptors.resize(1);
+  EXPECT_EQ(judge(one, replacement(1)), ChangeVerdict::kTooFew);  // the new one had nobody to ask
   while (now.acceptors.size() < kAcceptorsMax) {
     now.acceptors.push_back({NodeId{100 + static_cast<std::uint32_t>(now.acceptors.size())}, {}});
   }
@@ -243,7 +246,7 @@ TEST_F(ChangingRing, OneAfterAnotherMayLoseItsMemory) {
   EXPECT_EQ(delivered_[1], up_to(20));
 }
 
-TEST_F(ChangingRing, MemberThatIsRemovedIsSilent) {
+TEST_F(ChangingRing, MemberThatIsRemovedVotesNoMore) {
   begin();
   const Change remove{.operation = 3,
                       .verb = ChangeVerb::kRemove,
@@ -262,6 +265,39 @@ TEST_F(ChangingRing, MemberThatIsRemovedIsSilent) {
   for (std::uint64_t s = 21; s <= 22; ++s) submit(s, 100);
   run(2'000);
   EXPECT_EQ(delivered_[0], up_to(20));
+}
+
+// It may be the only one yet that knows of what took it out.
+TEST_F(ChangingRing, MemberThatIsRemovedTellsWhatItKnows) {
+  begin();
+  const Change remove{.operation = 3,
+                      .verb = ChangeVerb::kRemove,
+                      .kind = JoinKind::kAcceptor,
+                      .member = ring_->configuration.acceptors[1].id,
+                      .comes = {}};
+  ASSERT_TRUE(ring_->acceptors[1]->ask_change(remove));
+  run(400);
+  ASSERT_EQ(ring_->acceptors[1]->standing(), Standing::kRemoved);
+  const auto answers = [&](PullKind kind) {
+    Effects effects;
+    Outgoing& out = effects.send_now(LocalRing::endpoint(1), MessageType::kPull,
+                                     sizeof(Pull) + sizeof(PullEntry));
+    auto& m = *reinterpret_cast<Pull*>(out.message());
+    m = {static_cast<std::uint8_t>(kind), 0, std::uint16_t{1}, 0ull};
+    *reinterpret_cast<PullEntry*>(&m + 1) = {std::uint64_t{3}, ~std::uint64_t{0}};
+    port_->send(now_, effects);
+    std::vector<MessageType> types;
+    for (int i = 0; i < 5; ++i) {
+      now_ += 10 * kMicrosecond;
+      ring_->acceptors[1]->poll(now_, 64);
+      const std::span<Received> burst = port_->receive(now_);
+      for (const Received& in : burst) types.push_back(in.type);
+      Port::release(burst);
+    }
+    return types;
+  };
+  ASSERT_FALSE(answers(PullKind::kConfiguration).empty());
+  EXPECT_EQ(answers(PullKind::kValue), std::vector{MessageType::kValue});
 }
 
 TEST_F(ChangingRing, RemovedCoordinatorLeavesItToTheOthers) {

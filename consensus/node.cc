@@ -138,22 +138,9 @@ dataplane::PollResult AcceptorNode::poll(Nanos now, std::uint32_t budget) {
   }
   acceptor_.flush(effects_);
   drain(now);
-  const bool at_once = acceptor_.chosen_configuration() != nullptr && !adopting_;
+  const bool at_once = adopting_ ? !kept_ && acceptor_.marked_durable()
+                                 : acceptor_.chosen_configuration() != nullptr;
   return {work, at_once ? now : std::min(deadline(), submit_log(now))};
-}
-
-/// Who cannot accept cannot propose: a coordinator whose log is full leaves that to the others.
-bool AcceptorNode::log_full() const {
-  return log_ != nullptr && progress_.space < log_cost(options_.value_bytes_max);
-}
-
-void AcceptorNode::elect(Nanos now) {
-  const bool able = !log_full() && acceptor_.settled();
-  if (!able && !coordinator_.idle()) coordinator_.resign();
-  const bool missed = election_.tick(!coordinator_.idle(), now, effects_, able);
-  if ((!std::exchange(start_election_, false) && !missed) || !able) return;
-  coordinator_.start(now, effects_);
-  election_.on_promised(coordinator_.ballot(), now);
 }
 
 void AcceptorNode::on_phase1a(const Received& in, Nanos now) {
@@ -165,13 +152,19 @@ void AcceptorNode::on_phase1a(const Received& in, Nanos now) {
 void AcceptorNode::handle(const Received& in, Nanos now) {
   const Upkeep upkeep(is_upkeep(in), counters_);
   if (in.type == MessageType::kConfiguration) return on_configuration_news(in, now);
-  // Who was taken out is silent: it does not even tell others of members.
-  if (standing() != Standing::kRemoved) news_.on_frame(in, configuration_, true, now, effects_);
+  // Who was taken out may be the only one yet who knows: he tells the others, but never again once
+  // he has no name.
+  const bool removed = standing() == Standing::kRemoved;
+  if (!removed || named()) news_.on_frame(in, configuration_, true, now, effects_);
+  if (removed && named() && in.type == MessageType::kPull) return on_pull(in, now);
   if (!member()) {
     counters_[NodeCounter::kDropNoMember].add();
     return;
   }
-  if (concerns_votes(in.type) && !may_vote(in, now)) return;
+  if (!concerns_votes(in.type) || may_vote(in, now)) take(in, now);
+}
+
+void AcceptorNode::take(const Received& in, Nanos now) {
   const NodeId sender{in.frame.header->sender.get()};
   switch (in.type) {
     case MessageType::kSubmit:

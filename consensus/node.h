@@ -83,7 +83,8 @@ struct AcceptorNodeOptions {
 enum class Standing : std::uint8_t {
   kMember,
   kJoining,       // asks to be admitted
-  kRemoved,       // was a member, and is none any more: it is silent for good
+  kRemoved,       // was a member, and is none any more: it only tells the others, as long as it
+                  // runs, what it knows. Started again it is silent for good
   kMajorityLost,  // as kMember, but so many acceptors have lost their votes that nothing can be
                   // decided any more
 };
@@ -118,6 +119,8 @@ class AcceptorNode final : public dataplane::Stage {
   /// Any thread: the configuration as encode() writes it.
   const ConfigurationBoard& board() const { return board_; }
   bool settled() const { return settled_.load(std::memory_order_relaxed); }
+  /// Its log may not have room for another value.
+  bool log_full() const;
 
   const Acceptor& acceptor() const { return acceptor_; }
   std::uint32_t epoch() const { return configuration_.epoch; }
@@ -128,17 +131,18 @@ class AcceptorNode final : public dataplane::Stage {
 
  private:
   void handle(const Received& in, Nanos now);
+  void take(const Received& in, Nanos now);
   bool is_upkeep(const Received& in) const;
   void keep_up(bool heard, Nanos now);
   Nanos deadline() const;
   void drain(Nanos now);
   bool poll_log(Nanos now);
   Nanos submit_log(Nanos now);
-  bool log_full() const;
-  const Configuration& newest_heard_of() const { return newer_ ? *newer_ : configuration_; }
   bool member() const {
     return standing() == Standing::kMember || standing() == Standing::kMajorityLost;
   }
+  /// It speaks as somebody: as a member, or as the one it was until it was taken out.
+  bool named() const { return port_.identity().node != kNoNode; }
   static bool concerns_votes(MessageType type);
   bool may_vote(const Received& in, Nanos now);
   bool passes_over(const Received& in, Nanos now);

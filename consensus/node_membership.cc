@@ -42,13 +42,16 @@ bool AcceptorNode::may_vote(const Received& in, Nanos now) {
   if (in.frame.header->config_epoch > configuration_.epoch) {
     adopt_chosen(now);
     if (in.type == MessageType::kTrimmed && passes_over(in, now)) return true;
+  } else if (in.type == MessageType::kTrimmed && !acceptor_.settled()) {
+    return true;  // of before the configuration that it waits to take part in
   }
   if (in.frame.header->config_epoch != configuration_.epoch && !DEFECT(kOtherEpochVotes)) {
     counters_[NodeCounter::kDropOtherEpoch].add();
     return false;
   }
-  if (acceptor_.settled() || DEFECT(kUnsettledVotes) || in.type == MessageType::kTrimmed)
+  if (acceptor_.settled() || DEFECT(kUnsettledVotes) || in.type == MessageType::kTrimmed) {
     return true;
+  }
   counters_[NodeCounter::kDropUnsettled].add();
   return false;
 }
@@ -68,9 +71,10 @@ bool AcceptorNode::passes_over(const Received& in, Nanos now) {
 /// only one that knew what had been decided be gone.
 void AcceptorNode::on_configuration_news(const Received& in, Nanos now) {
   const Configuration heard = decode(in.frame.message, configuration_);
-  if (heard.epoch <= newest_heard_of().epoch) return;
+  if (heard.epoch <= configuration_.epoch) return;
   const bool takes_part = member() && acceptor_.settled() && !DEFECT(kNewsTakesOut);
   if (!takes_part || acceptor_.chosen_below() >= heard.from) return adopt(heard, now);
+  // An older one than was heard of before may be that of those who are left.
   newer_ = heard;
   acceptor_.set_newer(&*newer_);
 }
@@ -90,7 +94,7 @@ void AcceptorNode::adopt(const Configuration& next, Nanos now) {
   if (log_ == nullptr || DEFECT(kConfigurationNotKept)) return carry_out(next, now);
   adopting_ = next;
   kept_ = false;
-  acceptor_.mark_accepts();
+  acceptor_.mark(next.from);
   keep_adopted(now);
 }
 
@@ -107,7 +111,7 @@ void AcceptorNode::keep_adopted(Nanos now) {
   const std::size_t size = encode(*adopting_, {bytes.mutable_data(), bytes.size()});
   bytes.truncate(static_cast<std::uint32_t>(size));
   drain(now);
-  acceptor_.keep_configuration(bytes, adopting_->from, effects_);
+  acceptor_.keep_configuration(bytes, effects_);
   kept_ = true;
 }
 
@@ -192,6 +196,7 @@ void AcceptorNode::begin_membership(Nanos now) {
 /// What a node without a place does; returns when next.
 Nanos AcceptorNode::poll_stranger(Nanos now) {
   if (standing() == Standing::kRemoved) {
+    if (named()) drain(now);
     effects_.clear();
     return kNever;
   }

@@ -41,4 +41,18 @@ bool AcceptorNode::is_upkeep(const Received& in) const {
   }
 }
 
+/// Who cannot accept cannot propose: a coordinator whose log is full leaves that to the others.
+bool AcceptorNode::log_full() const {
+  return log_ != nullptr && progress_.space < log_cost(options_.value_bytes_max);
+}
+
+void AcceptorNode::elect(Nanos now) {
+  const bool able = !log_full() && acceptor_.settled();
+  if (!able && !coordinator_.idle()) coordinator_.resign();
+  const bool missed = election_.tick(!coordinator_.idle(), now, effects_, able);
+  if ((!std::exchange(start_election_, false) && !missed) || !able) return;
+  coordinator_.start(now, effects_);
+  election_.on_promised(coordinator_.ballot(), now);
+}
+
 }  // namespace annulus::consensus

@@ -124,6 +124,26 @@ TEST_F(LogCrashTest, NothingIsKnownChosenWhoseRecordIsNotDurable) {
   EXPECT_TRUE(log_->recovered().missing.empty());
 }
 
+TEST_F(LogCrashTest, TornGroupTellsNothingOfWhatItLost) {
+  format(4'096);
+  ASSERT_EQ(open(), "");
+  accept(1, 1, 1, 100);
+  rest();
+  disk_->hold = true;
+  accept(2, 2, 1, 3'900);
+  accept(1, 2, 1, 3'000);  // proposed again
+  accept(3, 2, 2, 3'000);  // and decided
+  log_->submit(now_);
+  ASSERT_EQ(disk_->writes().size(), 1u);
+  const MemoryDisk::Write write = disk_->writes()[0];
+  ASSERT_GT(write.data.size(), std::size_t{kBlockBytes});
+  std::memcpy(platter_->bytes.data() + write.offset, write.data.data(), kBlockBytes);
+  ASSERT_EQ(open(), "");
+  EXPECT_EQ(read(1), 1u);
+  EXPECT_EQ(log_->recovered().chosen_below, Instance{1});
+  EXPECT_TRUE(log_->recovered().missing.empty());
+}
+
 /// Every prefix of the blocks written, in order, the last one whole or torn at any sector.
 TEST_F(LogCrashTest, EveryPrefixOfTheWritesIsSurvived) {
   format(128);

@@ -89,7 +89,6 @@ bool GroupWriter::add(const consensus::Keep& keep, RecordPlace& place) {
     block(blocks_ - 1).used = static_cast<std::uint16_t>(offset_);
   }
   if (records_++ == 0) chosen_first_ = keep.chosen_below;
-  chosen_last_ = keep.chosen_below;
   accepted_below_ = std::max(accepted_below_, keep.instance + 1);
   place = {position_ + first, offset, 1 + more};
   return true;
@@ -102,7 +101,6 @@ std::uint32_t GroupWriter::finish(const LogIdentity& identity, std::uint64_t epo
     each.group = position_;
     each.durable_below = durable_below;
     each.chosen_first = raw(chosen_first_);
-    each.chosen_last = raw(chosen_last_);
     each.accepted_below = raw(accepted_below_);
     auto* bytes = reinterpret_cast<std::byte*>(&each);
     std::memset(bytes + each.used, 0, kBlockBytes - each.used);

@@ -72,7 +72,6 @@ struct LogBlock {
   u64le group;           // position of the group's first block
   u64le durable_below;   // blocks below were durable when this one was written
   u64le chosen_first;    // Keep::chosen_below of the group's first record
-  u64le chosen_last;     // and of its last
   u64le accepted_below;  // one past the highest instance of all records up to the group's last
   u16le begins;          // offset of the first record that begins in this block; 0: none does
   u16le used;            // bytes of the block, headers included
@@ -90,7 +89,7 @@ struct LogRecord {
 };
 constexpr std::uint32_t kAcceptRecord = 1;
 constexpr std::uint32_t kBlockPayload = kBlockBytes - sizeof(LogBlock);
-static_assert(sizeof(BlockHeader) == 48 && sizeof(LogBlock) == 96 && sizeof(LogRecord) == 68);
+static_assert(sizeof(BlockHeader) == 48 && sizeof(LogBlock) == 88 && sizeof(LogRecord) == 68);
 
 /// Blocks that a value's record takes at most, in a group of its own.
 constexpr std::uint32_t record_blocks_max(std::uint32_t value_bytes) {
@@ -156,7 +155,6 @@ class GroupWriter {
   std::uint32_t offset_ = kBlockBytes;  // in the last block: where the next byte goes
   std::uint32_t records_ = 0;
   Instance chosen_first_{};
-  Instance chosen_last_{};
 };
 
 /// The record at `offset` of the first of these valid blocks of one group; its value's bytes go to

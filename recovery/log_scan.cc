@@ -169,7 +169,6 @@ class Scanner {
     end_damage(position, Instance{head.accepted_below.get()});
     epoch_ = head.header.epoch;
     chosen_before_ = std::max(chosen_before_, Instance{head.chosen_first.get()});
-    chosen_ = std::max(chosen_, Instance{head.chosen_last.get()});
     scan_.accepted_below = std::max(scan_.accepted_below, Instance{head.accepted_below.get()});
     records(position, block, head);
   }
@@ -212,6 +211,8 @@ class Scanner {
     if (open_left_ == 0) {
       const Instance instance{open_.instance.get()};
       scan_.index.set(instance, open_place_);
+      // Of a whole record: what it takes for chosen was written before it, and is there as well.
+      chosen_ = std::max(chosen_, Instance{open_.chosen_below.get()});
       scan_.value_bytes += open_.value.bytes;
       ++scan_.records;
     } else if (head.used != kBlockBytes) {

@@ -20,6 +20,7 @@ namespace annulus::tools {
 namespace {
 
 constexpr int kFailureCheckMs = 200;
+constexpr int kTellsMs = 2'000;
 constexpr int kCandidatePollMs = 1;
 
 struct Arguments {
@@ -82,7 +83,7 @@ void tell_standing(const std::string& name, consensus::Standing now, consensus::
       text = "waits to be admitted";
       break;
     case consensus::Standing::kRemoved:
-      text = "was taken out of the cluster, and says nothing more";
+      text = "was taken out of the cluster, and takes no part any more";
       break;
     case consensus::Standing::kMajorityLost:
       text =
@@ -175,6 +176,11 @@ Status run(const Config& config, const NodeConfig& listed, const Arguments& argu
   while (!stopped && !nodes.front()->failed() && standing != consensus::Standing::kRemoved) {
     stopped = telemetry.value()->serve(signals.descriptor(), kFailureCheckMs);
     tell_standing(node.name, nodes.front()->standing(), standing);
+  }
+  // The others may have to hear from it yet what it was that took it out.
+  const bool tells = acceptor != nullptr && standing == consensus::Standing::kRemoved;
+  for (int left = kTellsMs; tells && !stopped && left > 0; left -= kFailureCheckMs) {
+    stopped = telemetry.value()->serve(signals.descriptor(), kFailureCheckMs);
   }
   cores.value()->stop();
   if (stopped || standing == consensus::Standing::kRemoved) return {};

@@ -39,7 +39,7 @@ bool Cluster::caught_up() const {
   for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
     const AcceptorMachine& machine = acceptors_[i];
     if (machine.crashed || machine.node->failed() || !member_of(newest, i)) continue;
-    if (!whole(machine) && i != plan_.small) return false;
+    if (!whole(machine) && !machine.node->log_full()) return false;
   }
   for (std::uint32_t i = 0; i < learners_.size(); ++i) {
     const LearnerMachine& machine = learners_[i];
@@ -53,12 +53,15 @@ bool Cluster::caught_up() const {
 /// those execute others as well.
 bool Cluster::left_behind(std::uint32_t learner) const {
   if (!learners_[learner].node->learner().behind_log()) return false;
+  const PartitionMask partitions = plan_.learners[learner];
+  std::uint64_t left = raw(partitions);
   for (std::uint32_t i = 0; i < learners_.size(); ++i) {
-    if (i != learner && !learners_[i].crashed && plan_.learners[i] == plan_.learners[learner]) {
-      return false;
-    }
+    if (i == learner || learners_[i].crashed) continue;
+    if (plan_.learners[i] == partitions) return false;
+    const consensus::LearnerNode& node = *learners_[i].node;
+    if (node.current() && !node.learner().behind_log()) left &= ~raw(plan_.learners[i]);
   }
-  return true;
+  return left == 0;
 }
 
 bool Cluster::whole(const AcceptorMachine& machine) const {
