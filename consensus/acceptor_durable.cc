@@ -17,7 +17,6 @@
 #include <cstring>
 
 #include "consensus/acceptor.h"
-#include "dataplane/defect.h"
 
 namespace annulus::consensus {
 
@@ -54,8 +53,7 @@ void Acceptor::restore(const RecoveredAcceptor& recovered) {
     seen_below_ = std::max(seen_below_, accept.instance + 1);
   }
   // Nobody may have anything to say to it before it has mended what it lacks.
-  const bool lacks = chosen_below_ < known_decided() && !DEFECT(kRestoredWaits);
-  if (!missing_.empty() || lacks) schedule(0);
+  if (!missing_.empty() || chosen_below_ < known_decided()) schedule(0);
 }
 
 InstanceRange Acceptor::unknown() const {

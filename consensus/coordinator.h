@@ -281,7 +281,7 @@ class Coordinator {
   bool proposed_this_burst_ = false;
 
   std::array<Learner, kLearnersMax> learners_{};
-  Nanos return_time_ = 20 * kMillisecond;  // of learners that were given up; running mean
+  Nanos return_time_ = 160 * kMillisecond;  // of learners that were given up; running mean
   dataplane::Counters<CoordinatorCounter> counters_;
   dataplane::Histogram ordered_ns_;
 };

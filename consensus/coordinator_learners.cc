@@ -8,15 +8,18 @@ namespace annulus::consensus {
 namespace {
 
 /// A learner is silent after four times the longest silence of it lately, at least this: a few of
-/// the times that one with something to do reports in. At most as long as one that was given up
-/// takes to come back, for waiting any longer costs more than that.
+/// the times that one with something to do reports in. At most a part of what it takes one that was
+/// given up to come back: it is served meanwhile, while nobody is served as long as it is waited
+/// for.
 constexpr Nanos kLearnerSilentMin = 10 * kMillisecond;
+constexpr Nanos kReturnShare = 8;
 constexpr Nanos kLearnerSilentMax = kSecond;
 /// One that reports and does not move is stuck.
 constexpr Nanos kLearnerIdleMax = kSecond;
-/// A learner that had to fetch its state is spared this many times as long as that took: so it
-/// spends a small part of its time so, however often its host makes it wait.
-constexpr Nanos kSpared = 8;
+/// A learner that had to fetch its state is spared this many times as long as that took, and waited
+/// for as long as it takes: so it spends a small part of its time so, however often its host makes
+/// it wait.
+constexpr Nanos kSpared = 4;
 /// One that has delivered everything reports every 50 ms: whoever lives is heard within this.
 constexpr Nanos kAliveWithin = 200 * kMillisecond;
 
@@ -167,8 +170,9 @@ Nanos Coordinator::silence(const Learner& learner, Nanos now) const {
 }
 
 Nanos Coordinator::patience(const Learner& learner, Nanos now) const {
-  if (attention_.awake(now) < learner.spared_until) return kLearnerSilentMax;
-  const Nanos most = std::max(return_time_, kLearnerSilentMin);
+  const bool spared = attention_.awake(now) < learner.spared_until;
+  if (spared) return std::max(return_time_, kLearnerSilentMin);
+  const Nanos most = std::max(return_time_ / kReturnShare, kLearnerSilentMin);
   return std::clamp(4 * learner.silences.get(), kLearnerSilentMin, most);
 }
 

@@ -325,7 +325,7 @@ TEST_F(TrailingLearnerTest, IsGivenUpOnceSilentForSeveralTimesAsLongAsUsual) {
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
 }
 
-TEST_F(TrailingLearnerTest, IsWaitedForNoLongerThanComingBackTakes) {
+TEST_F(TrailingLearnerTest, IsWaitedForAPartOfWhatComingBackTakesAtMost) {
   be_usual();
   feed(1);
   pass(150 * kMillisecond);
@@ -347,9 +347,9 @@ TEST_F(TrailingLearnerTest, IsSparedForAWhileOnceItHadToFetchItsState) {
   pass(50 * kMillisecond);
   coordinator_->on_learner_status(1, at(next()), true, now_);
   exhaust_log();
-  pass_with_the_other(30);
+  pass_with_the_other(10);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
-  pass_with_the_other(15);
+  pass_with_the_other(10);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 2u);
 }
 

@@ -72,7 +72,7 @@ bool AcceptorNode::passes_over(const Received& in, Nanos now) {
 void AcceptorNode::on_configuration_news(const Received& in, Nanos now) {
   const Configuration heard = decode(in.frame.message, configuration_);
   if (heard.epoch <= configuration_.epoch) return;
-  const bool takes_part = member() && acceptor_.settled() && !DEFECT(kNewsTakesOut);
+  const bool takes_part = member() && acceptor_.settled();
   if (!takes_part || acceptor_.chosen_below() >= heard.from) return adopt(heard, now);
   // An older one than was heard of before may be that of those who are left.
   newer_ = heard;

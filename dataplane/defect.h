@@ -61,8 +61,6 @@ enum class Defect : std::uint8_t {
   kWireVersionIgnored,         // a frame of another wire version is acted on
   kRemovedVotes,               // T5b: an acceptor that was taken out goes on at its former place
   kHalfEnough,                 // T5b: half of an even number of acceptors decides
-  kNewsTakesOut,               // T5b: mere news of another configuration ends a part in the present
-  kRestoredWaits,              // T5b: a restored acceptor does not ask for what it lacks
   kCount,
 };
 
@@ -117,8 +115,6 @@ constexpr std::array<const char*, static_cast<std::size_t>(Defect::kCount)> kDef
     "wire-version-ignored",
     "removed-votes",
     "half-enough",
-    "news-takes-out",
-    "restored-waits",
 };
 
 #ifdef ANNULUS_SIMULATION
