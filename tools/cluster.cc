@@ -130,46 +130,41 @@ Status Cluster::make_nodes() {
   return {};
 }
 
-statemachine::ClientOptions Cluster::next_client(dataplane::LocalTransport*& transport) {
+Cluster::ClientPlace Cluster::next_client() {
   CHECK(clients_ < clients_max_);
   const std::uint32_t nodes = switch_->size() - clients_max_;
-  transport = &switch_->transport(nodes + clients_);
-  ++clients_;
-  return client_options(config_, consensus::kNoNode);
+  return {switch_->transport(nodes + clients_++), client_options(config_, consensus::kNoNode)};
 }
 
 statemachine::Client& Cluster::make_client(
     statemachine::CompletionSink& sink,
     const std::function<void(statemachine::ClientOptions&)>& adjust) {
-  dataplane::LocalTransport* transport = nullptr;
-  statemachine::ClientOptions options = next_client(transport);
-  if (adjust) adjust(options);
+  ClientPlace place = next_client();
+  if (adjust) adjust(place.options);
   stage_clients_.push_back(
-      std::make_unique<statemachine::Client>(options, ring_, *transport, sink));
+      std::make_unique<statemachine::Client>(place.options, ring_, place.transport, sink));
   statemachine::Client& client = *stage_clients_.back();
   const std::string name = "client" + std::to_string(clients_);
   registry_.add(name, "client", client.counters());
   registry_.add(name, "proposer", client.proposer_counters());
-  registry_.add(name, "transport", transport->counters());
+  registry_.add(name, "transport", place.transport.counters());
   registry_.add(name, "client_ns", client.latency());
   return client;
 }
 
 statemachine::BlockingClient& Cluster::make_blocking_client() {
-  dataplane::LocalTransport* transport = nullptr;
-  const statemachine::ClientOptions options = next_client(transport);
-  blocking_clients_.push_back(
-      std::make_unique<statemachine::BlockingClient>(options, ring_, *transport, clock_));
+  const ClientPlace place = next_client();
+  blocking_clients_.push_back(std::make_unique<statemachine::BlockingClient>(
+      place.options, ring_, place.transport, clock_));
   return *blocking_clients_.back();
 }
 
 Status Cluster::add_proxy(const dataplane::Endpoint& listen) {
-  dataplane::LocalTransport* transport = nullptr;
-  next_client(transport);
+  dataplane::LocalTransport& transport = next_client().transport;
   NodeConfig node = node_config(NodeKind::kProxy, kFirstClient + clients_ - 1, clients_);
   node.listen = listen;
   auto made =
-      make_node({.cluster = config_, .ring = ring_, .node = node, .transport = *transport}, {});
+      make_node({.cluster = config_, .ring = ring_, .node = node, .transport = transport}, {});
   if (!made) return made.error();
   nodes_.push_back(std::move(made).value());
   nodes_.back()->add_counters(registry_);

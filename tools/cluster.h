@@ -67,6 +67,13 @@ class Cluster {
       const std::function<void(statemachine::ClientOptions&)>& adjust = {});
   /// A client for one calling thread at a time.
   statemachine::BlockingClient& make_blocking_client();
+  /// What a client that the caller makes itself needs: a place in the network, and what the
+  /// cluster's configuration proposes. Such a client goes after stop() and before the cluster.
+  struct ClientPlace {
+    dataplane::LocalTransport& transport;
+    statemachine::ClientOptions options;
+  };
+  ClientPlace next_client();
   /// Serves Redis clients on `listen`. Needs `service_names`.
   Status add_proxy(const dataplane::Endpoint& listen);
   /// A stage to be polled on the cluster's cores. It outlives the threads: stop() before it goes.
@@ -103,7 +110,6 @@ class Cluster {
   Status make_nodes();
   Result<std::unique_ptr<Node>> make(std::uint32_t index);
   std::vector<Cores::Entry> node_stages();
-  statemachine::ClientOptions next_client(dataplane::LocalTransport*& transport);
 
   ClusterConfig config_;
   ProcessConfig process_;
