@@ -1,5 +1,5 @@
 // How sessions lie in segments: records of one size a segment, each a head and its window of
-// commands. Written by SessionTable only; what lies here is the replicated state.
+// commands, without gaps. Written by SessionTable only; what lies here is the replicated state.
 #pragma once
 
 #include <bit>
@@ -17,9 +17,7 @@ constexpr std::uint32_t kSessionRootClass = kSessionClasses;
 /// Follows the SegmentHeader of a segment of sessions.
 struct SessionSegmentHeader {
   u32le record_bytes;
-  u32le live;        // records in use
-  u32le free_first;  // offset of the first record to reuse; 0: none
-  std::uint8_t pad[52];
+  std::uint8_t pad[60];
 };
 static_assert(sizeof(SessionSegmentHeader) == 64);
 constexpr std::uint32_t kSessionRecordsAt = sizeof(SegmentHeader) + sizeof(SessionSegmentHeader);
@@ -31,7 +29,7 @@ struct SessionRoot {
 
 /// Followed by `window` entries.
 struct SessionRecord {
-  u64le id;            // 0: free
+  u64le id;
   u64le opener_epoch;  // with opener_node and opener_sequence: whose request opened it
   u64le opener_sequence;
   u32le opener_node;
@@ -41,8 +39,7 @@ struct SessionRecord {
   u32le entry_bytes;
   u16le reply_bytes;  // longest reply kept
   u16le zero;
-  u32le next_free;  // of a free record: offset of the next one
-  u32le zero2;
+  u64le zero2;
 };
 static_assert(sizeof(SessionRecord) == 64);
 

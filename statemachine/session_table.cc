@@ -26,8 +26,7 @@ SessionTable::SessionTable(const SessionTableOptions& options)
       free_slots_((options.sessions_max + 63) / 64),
       openers_(std::bit_ceil(options.sessions_max * 2)),
       class_hashes_(key_classes()),
-      lists_(kSessionClasses * kRecordSizes),
-      links_(options.segments_max),
+      open_segments_(kSessionClasses * kRecordSizes),
       touched_(options.sessions_max) {
   CHECK(options.sessions_max > 0 && options.sessions_max <= kSessionSlotsMax);
   touched_list_.reserve(options.sessions_max);
@@ -38,6 +37,7 @@ void SessionTable::reset() {
   store_.clear();
   reset_index();
   root_ = *store_.create(kSessionRootClass);
+  have_root_ = true;
   store_.header(root_).used_bytes = sizeof(SegmentHeader) + sizeof(SessionRoot);
   class_hashes_[kSessionRootClass].add(hash_root(0));
 }
@@ -53,7 +53,8 @@ void SessionTable::reset_index() {
   count_ = 0;
   std::fill(openers_.begin(), openers_.end(), 0);
   std::fill(class_hashes_.begin(), class_hashes_.end(), ContentHash{});
-  std::fill(lists_.begin(), lists_.end(), kNone);
+  std::fill(open_segments_.begin(), open_segments_.end(), kNone);
+  have_root_ = false;
   std::fill(touched_.begin(), touched_.end(), 0);
   touched_list_.clear();
 }
@@ -202,77 +203,52 @@ SegmentId SessionTable::segment_of(const SessionRecord& record) const {
       static_cast<std::uint32_t>(static_cast<std::uint64_t>(offset) / store_.segment_bytes())};
 }
 
-std::uint32_t SessionTable::list_of(SegmentId segment) const {
-  const auto& head =
-      *reinterpret_cast<const SessionSegmentHeader*>(store_.at(segment) + sizeof(SegmentHeader));
-  return store_.header(segment).key_class * kRecordSizes + record_size(head.record_bytes).index;
-}
-
-void SessionTable::link(SegmentId segment) {
-  const auto id = static_cast<std::uint32_t>(segment);
-  std::uint32_t& first = lists_[list_of(segment)];
-  links_[id] = {first, kNone};
-  if (first != kNone) links_[first].previous = id;
-  first = id;
-}
-
-void SessionTable::unlink(SegmentId segment) {
-  const Link link = links_[static_cast<std::uint32_t>(segment)];
-  if (link.next != kNone) links_[link.next].previous = link.previous;
-  if (link.previous != kNone) {
-    links_[link.previous].next = link.next;
-  } else {
-    lists_[list_of(segment)] = link.next;
-  }
+bool SessionTable::has_room(SegmentId segment) {
+  return store_.header(segment).used_bytes + head_of(segment).record_bytes <=
+         store_.segment_bytes();
 }
 
 SessionRecord* SessionTable::allocate(std::uint32_t key_class, std::uint32_t bytes) {
-  const std::uint32_t first = lists_[key_class * kRecordSizes + record_size(bytes).index];
-  SegmentId segment{first};
-  if (first == kNone) {
+  std::uint32_t& open = open_segment(key_class, bytes);
+  if (open == kNone) {
     const auto created = store_.create(key_class);
     if (!created) return nullptr;
-    segment = *created;
-    store_.header(segment).used_bytes = kSessionRecordsAt;
-    head_of(segment).record_bytes = bytes;
-    link(segment);
+    store_.header(*created).used_bytes = kSessionRecordsAt;
+    head_of(*created).record_bytes = bytes;
+    open = static_cast<std::uint32_t>(*created);
   }
-  SessionSegmentHeader& head = head_of(segment);
+  const SegmentId segment{open};
   SegmentHeader& header = store_.header(segment);
-  std::uint32_t offset = head.free_first;
-  SessionRecord* record;
-  if (offset != 0) {
-    record = reinterpret_cast<SessionRecord*>(store_.at(segment) + offset);
-    head.free_first = record->next_free;
-    std::memset(static_cast<void*>(record), 0, bytes);
-  } else {
-    offset = header.used_bytes;
-    record = reinterpret_cast<SessionRecord*>(store_.at(segment) + offset);
-    header.used_bytes = offset + bytes;
-  }
-  head.live = head.live + 1;
-  if (head.free_first == 0 && header.used_bytes + bytes > store_.segment_bytes()) unlink(segment);
+  auto* record = reinterpret_cast<SessionRecord*>(store_.at(segment) + header.used_bytes);
+  std::memset(static_cast<void*>(record), 0, bytes);
+  header.used_bytes = header.used_bytes + bytes;
+  if (!has_room(segment)) open = kNone;
   return record;
 }
 
+/// The last record of the segment with room fills the gap; of this one, if that is empty or all are
+/// full.
 void SessionTable::free(SessionRecord& record) {
   const SegmentId segment = segment_of(record);
-  SessionSegmentHeader& head = head_of(segment);
-  const bool was_full =
-      head.free_first == 0 &&
-      store_.header(segment).used_bytes + head.record_bytes > store_.segment_bytes();
-  record.id = 0;
-  record.next_free = head.free_first;
-  head.free_first =
-      static_cast<std::uint32_t>(reinterpret_cast<std::byte*>(&record) - store_.at(segment));
-  head.live = head.live - 1;
-  if (was_full) link(segment);
-  // One empty segment of a kind is kept, so that opening and closing one session costs no clearing.
-  const Link& place = links_[static_cast<std::uint32_t>(segment)];
-  if (head.live == 0 && (place.next != kNone || place.previous != kNone)) {
-    unlink(segment);
-    store_.destroy(segment);
+  const std::uint32_t bytes = head_of(segment).record_bytes;
+  std::uint32_t& open = open_segment(store_.header(segment).key_class, bytes);
+  SegmentId from = segment;
+  if (open != kNone && SegmentId{open} != segment) {
+    // One without records is kept while it is the one with room, so that opening and closing a
+    // session costs no clearing.
+    if (store_.header(SegmentId{open}).used_bytes == kSessionRecordsAt) {
+      store_.destroy(SegmentId{open});
+    } else {
+      from = SegmentId{open};
+    }
   }
+  open = static_cast<std::uint32_t>(from);
+  SegmentHeader& header = store_.header(from);
+  header.used_bytes = header.used_bytes - bytes;
+  auto* last = reinterpret_cast<SessionRecord*>(store_.at(from) + header.used_bytes);
+  if (last == &record) return;
+  std::memcpy(static_cast<void*>(&record), last, bytes);
+  records_[slot_of(record.id)] = &record;
 }
 
 SessionOpener SessionTable::opener_of(const SessionRecord& record) {
@@ -332,7 +308,6 @@ void SessionTable::recompute_hashes(std::span<ContentHash> per_class) const {
     const auto& head = *reinterpret_cast<const SessionSegmentHeader*>(base + sizeof(header));
     for (std::uint32_t at = kSessionRecordsAt; at < header.used_bytes; at += head.record_bytes) {
       const auto& record = *reinterpret_cast<const SessionRecord*>(base + at);
-      if (record.id == 0) continue;
       hash.add(hash_record(record));
       for (std::uint32_t k = 0; k < record.window; ++k) {
         const WindowEntry& entry = entry_of(const_cast<SessionRecord&>(record), k);
@@ -343,65 +318,55 @@ void SessionTable::recompute_hashes(std::span<ContentHash> per_class) const {
   }
 }
 
-Status SessionTable::on_segments_installed() {
-  reset_index();
-  bool have_root = false;
-  for (std::uint32_t i = 0; i < store_.id_end(); ++i) {
-    const SegmentId segment{i};
-    if (!store_.live(segment)) continue;
-    if (store_.header(segment).key_class == kSessionRootClass) {
-      const std::uint32_t used = store_.header(segment).used_bytes;
-      if (have_root || used != sizeof(SegmentHeader) + sizeof(SessionRoot)) {
-        return Error{"session segments: the root segment is there twice or has a wrong length"};
-      }
-      have_root = true;
-      root_ = segment;
-    } else if (Status status = adopt_segment(segment); !status.ok()) {
-      return status;
-    }
+void SessionTable::before_segments_installed() { reset_index(); }
+
+Status SessionTable::adopt_root(SegmentId segment) {
+  const std::uint32_t used = store_.header(segment).used_bytes;
+  if (have_root_ || used != sizeof(SegmentHeader) + sizeof(SessionRoot)) {
+    return Error{"session segments: the root segment is there twice or has a wrong length"};
   }
-  if (!have_root) return Error{"session segments: the root segment is missing"};
-  recompute_hashes(class_hashes_);
+  have_root_ = true;
+  root_ = segment;
+  class_hashes_[kSessionRootClass].add(hash_root(root().opened));
   return {};
 }
 
-Status SessionTable::adopt_segment(SegmentId segment) {
+Status SessionTable::on_segment_installed(SegmentId segment) {
+  const SegmentHeader& header = store_.header(segment);
+  if (header.key_class == kSessionRootClass) return adopt_root(segment);
   const Error broken{"session segment " + std::to_string(static_cast<std::uint32_t>(segment)) +
                      ": contents do not fit together; fetch it again from another replica"};
-  const SegmentHeader& header = store_.header(segment);
-  SessionSegmentHeader& head = head_of(segment);
-  const std::uint32_t bytes = head.record_bytes;
-  if (header.key_class >= kSessionClasses || header.used_bytes < kSessionRecordsAt || bytes < 128 ||
-      bytes > store_.segment_bytes() || record_size(bytes).bytes != bytes ||
+  if (header.key_class >= kSessionClasses || header.used_bytes < kSessionRecordsAt) return broken;
+  const std::uint32_t bytes = head_of(segment).record_bytes;
+  if (bytes < 128 || bytes > store_.segment_bytes() || record_size(bytes).bytes != bytes ||
       (header.used_bytes - kSessionRecordsAt) % bytes != 0) {
     return broken;
   }
-  // Which records are free follows from the records; the list is rebuilt, not believed.
-  head.free_first = 0;
-  head.live = 0;
   for (std::uint32_t at = kSessionRecordsAt; at < header.used_bytes; at += bytes) {
     auto& record = *reinterpret_cast<SessionRecord*>(store_.at(segment) + at);
-    if (record.id == 0) {
-      record.next_free = head.free_first;
-      head.free_first = at;
-    } else if (adopt_record(segment, record)) {
-      head.live = head.live + 1;
-    } else {
-      return broken;
-    }
+    if (!adopt_record(segment, record)) return broken;
   }
-  if (head.free_first != 0 || header.used_bytes + bytes <= store_.segment_bytes()) link(segment);
+  if (!has_room(segment)) return {};
+  std::uint32_t& open = open_segment(header.key_class, bytes);
+  if (open != kNone) return broken;
+  open = static_cast<std::uint32_t>(segment);
+  return {};
+}
+
+Status SessionTable::on_segments_installed() {
+  if (!have_root_) return Error{"session segments: the root segment is missing"};
   return {};
 }
 
 bool SessionTable::adopt_record(SegmentId segment, SessionRecord& record) {
   const std::uint32_t slot = record.id & (kSessionSlotsMax - 1);
-  if (slot >= slots() || records_[slot] != nullptr) return false;
+  if (record.id == 0 || slot >= slots() || records_[slot] != nullptr) return false;
   if (slot % kSessionClasses != store_.header(segment).key_class) return false;
   if (!possible_window(record.window) || record.entry_bytes != entry_bytes(record.reply_bytes) ||
       record_bytes(record.window, record.reply_bytes) > head_of(segment).record_bytes) {
     return false;
   }
+  ContentHash& hash = class_hashes_[class_of(record.id)];
   for (std::uint32_t k = 0; k < record.window; ++k) {
     WindowEntry& entry = entry_of(record, k);
     if (entry.state > static_cast<std::uint8_t>(EntryState::kDropped) ||
@@ -409,12 +374,14 @@ bool SessionTable::adopt_record(SegmentId segment, SessionRecord& record) {
       return false;
     }
     entry.hash = hash_entry(record.id, entry);
+    if (static_cast<EntryState>(entry.state) != EntryState::kEmpty) hash.add(entry.hash);
   }
   records_[slot] = &record;
   free_slots_[slot / 64] &= ~(std::uint64_t{1} << (slot % 64));
   ++count_;
   index_opener(record);
   record_hashes_[slot] = hash_record(record);
+  hash.add(record_hashes_[slot]);
   return true;
 }
 

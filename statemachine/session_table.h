@@ -103,6 +103,9 @@ class SessionTable {
 
   /// As Service's members of these names.
   SegmentStore& segments() { return store_; }
+  /// Installing takes turns: first this, then each segment, then all.
+  void before_segments_installed();
+  Status on_segment_installed(SegmentId segment);
   Status on_segments_installed();
   static constexpr std::uint32_t key_classes() { return kSessionClasses + 1; }
   void hashes(std::span<ContentHash> per_class) const;
@@ -146,9 +149,10 @@ class SessionTable {
   void free(SessionRecord& record);
   SegmentId segment_of(const SessionRecord& record) const;
   SessionSegmentHeader& head_of(SegmentId segment);
-  std::uint32_t list_of(SegmentId segment) const;
-  void link(SegmentId segment);
-  void unlink(SegmentId segment);
+  bool has_room(SegmentId segment);
+  std::uint32_t& open_segment(std::uint32_t key_class, std::uint32_t record_bytes) {
+    return open_segments_[key_class * kRecordSizes + record_size(record_bytes).index];
+  }
 
   std::size_t opener_home(const SessionOpener& opener) const;
   static SessionOpener opener_of(const SessionRecord& record);
@@ -156,7 +160,7 @@ class SessionTable {
   void forget_opener(const SessionRecord& record);
 
   void reset_index();
-  Status adopt_segment(SegmentId segment);
+  Status adopt_root(SegmentId segment);
   bool adopt_record(SegmentId segment, SessionRecord& record);
   SessionRoot& root() { return *reinterpret_cast<SessionRoot*>(store_.at(root_) + 64); }
   const SessionRoot& root() const {
@@ -165,6 +169,7 @@ class SessionTable {
 
   SegmentStore store_;
   SegmentId root_{};
+  bool have_root_ = false;
   // Beside the segments, rebuilt from them when they are installed.
   std::vector<SessionRecord*> records_;       // by slot
   std::vector<std::uint64_t> record_hashes_;  // by slot: as counted in class_hashes_
@@ -173,12 +178,10 @@ class SessionTable {
   std::uint32_t count_ = 0;
   std::vector<std::uint32_t> openers_;  // open addressing: slot + 1
   std::vector<ContentHash> class_hashes_;
-  struct Link {
-    std::uint32_t next;
-    std::uint32_t previous;
-  };
-  std::vector<std::uint32_t> lists_;  // by key class and record size: segments with room
-  std::vector<Link> links_;           // by segment
+  // By key class and record size: the one segment with room, if there is one. All others of a kind
+  // are full, so that their number, and with it when there is no room for a session, follows from
+  // which sessions there are, as it must on every replica.
+  std::vector<std::uint32_t> open_segments_;
   // Sessions whose record changed since end_batch().
   std::vector<std::uint8_t> touched_;
   std::vector<std::uint32_t> touched_list_;

@@ -47,6 +47,20 @@ class SessionTableTest : public ::testing::Test {
     table_.end_batch();
     return admitted.admission;
   }
+  /// Replaces what `copy` has by the segments of `source`.
+  static void install(SessionTable& source, SessionTable& copy) {
+    copy.segments().clear();
+    copy.before_segments_installed();
+    for (std::uint32_t i = 0; i < source.segments().id_end(); ++i) {
+      const SegmentId segment{i};
+      if (!source.segments().live(segment)) continue;
+      ASSERT_TRUE(copy.segments().verify(source.segments().bytes(segment)).ok());
+      const auto id = copy.segments().install(source.segments().bytes(segment));
+      ASSERT_TRUE(id.has_value());
+      ASSERT_TRUE(copy.on_segment_installed(*id).ok());
+    }
+    ASSERT_TRUE(copy.on_segments_installed().ok());
+  }
   void expect_hashes_hold() {
     std::vector<ContentHash> kept(SessionTable::key_classes());
     std::vector<ContentHash> recomputed(SessionTable::key_classes());
@@ -233,14 +247,7 @@ TEST_F(SessionTableTest, SegmentsAloneCarryTheState) {
   for (int i = 0; i < 200; i += 3) table_.close(sessions[i]);
 
   SessionTable copy({.sessions_max = 1'000, .segment_bytes = 1u << 16});
-  copy.segments().clear();
-  for (std::uint32_t i = 0; i < table_.segments().id_end(); ++i) {
-    const SegmentId segment{i};
-    if (!table_.segments().live(segment)) continue;
-    ASSERT_TRUE(copy.segments().verify(table_.segments().bytes(segment)).ok());
-    ASSERT_TRUE(copy.segments().install(table_.segments().bytes(segment)).has_value());
-  }
-  ASSERT_TRUE(copy.on_segments_installed().ok());
+  install(table_, copy);
   EXPECT_EQ(copy.count(), table_.count());
   std::vector<ContentHash> mine(SessionTable::key_classes());
   std::vector<ContentHash> theirs(SessionTable::key_classes());
@@ -258,12 +265,58 @@ TEST_F(SessionTableTest, SegmentsAloneCarryTheState) {
   }
 }
 
+// Which segment a session lies in differs between replicas; whether there is room must not.
+TEST_F(SessionTableTest, CopyHasRoomExactlyWhereItsSourceHas) {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    std::mt19937_64 random(seed);
+    const SessionTableOptions few{
+        .sessions_max = 1'000, .segment_bytes = 1u << 12, .segments_max = 120};
+    SessionTable source(few);
+    SessionTable copy(few);
+    std::vector<std::uint64_t> sessions;
+    std::uint64_t refused = 0;
+    const auto step = [&](bool both) {
+      if (random() % 5 < 2 && !sessions.empty()) {
+        std::uint64_t& session = sessions[random() % sessions.size()];
+        ASSERT_TRUE(source.close(session));
+        if (both) {
+          ASSERT_TRUE(copy.close(session));
+        }
+        session = sessions.back();
+        return sessions.pop_back();
+      }
+      std::uint64_t here = 0;
+      std::uint64_t there = 0;
+      const SessionOpener opener{NodeId{1}, 5, ++opened_};
+      const std::uint32_t window = 4u << random() % 4;
+      const CommandStatus status = source.open(opener, window, 16, Instance{opened_}, here);
+      if (both) {
+        ASSERT_EQ(copy.open(opener, window, 16, Instance{opened_}, there), status)
+            << "seed " << seed;
+        ASSERT_EQ(here, there);
+      }
+      refused += status == CommandStatus::kSessionsFull;
+      if (status == CommandStatus::kOk) sessions.push_back(here);
+    };
+    for (int i = 0; i < 5'000; ++i) ASSERT_NO_FATAL_FAILURE(step(false));
+    install(source, copy);
+    EXPECT_EQ(copy.count(), source.count());
+    for (int i = 0; i < 5'000; ++i) ASSERT_NO_FATAL_FAILURE(step(true));
+    ASSERT_GT(refused, 0u);
+  }
+}
+
 TEST_F(SessionTableTest, BrokenSegmentsAreRefused) {
   const auto s = open();
   run(s, 1);
   auto* record = const_cast<SessionRecord*>(table_.in_slot(s & 0xfffff));
   record->window = 16;  // more than the record holds
-  EXPECT_FALSE(table_.on_segments_installed().ok());
+  bool sound = true;
+  table_.before_segments_installed();
+  for (std::uint32_t i = 0; i < table_.segments().id_end(); ++i) {
+    sound &= table_.on_segment_installed(SegmentId{i}).ok();
+  }
+  EXPECT_FALSE(sound);
 }
 
 // Commands in any order, repeated, across sessions that open, close and expire.

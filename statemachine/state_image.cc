@@ -99,8 +99,8 @@ bool StateInstaller::install(const ImageSegment& head) {
   const auto* content = reinterpret_cast<const std::byte*>(&head + 1);
   const auto id = parts_.store(head.service)->install({content, head.bytes.get()});
   CHECK(id.has_value());
-  return head.service == kSystemService ||
-         parts_.services[head.service]->on_segment_installed(*id).ok();
+  if (head.service == kSystemService) return parts_.sessions.on_segment_installed(*id).ok();
+  return parts_.services[head.service]->on_segment_installed(*id).ok();
 }
 
 void StateInstaller::empty_all() {
@@ -152,6 +152,7 @@ StateInstaller::Outcome StateInstaller::step(std::uint64_t bytes) {
     for (std::uint32_t service = 0; service < parts_.count(); ++service) {
       if (SegmentStore* store = parts_.store(service)) store->clear();
     }
+    parts_.sessions.before_segments_installed();
     pass_ = Pass::kInstall;
     at_ = 0;
   }
