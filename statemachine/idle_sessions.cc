@@ -19,8 +19,9 @@ IdleSessions::IdleSessions(const IdleSessionsOptions& options, const SessionTabl
     : options_(options),
       table_(table),
       out_(out),
-      // One undecided, and older ones that the network stage and its peers still refer to.
-      pool_(64, sizeof(BatchHeader) + kExpiriesMax * kExpireBytes),
+      // One undecided, and older ones that the network stage still refers to; in-process its peers,
+      // too, which keep what was decided. Address space until used.
+      pool_(4'096, sizeof(BatchHeader) + kExpiriesMax * kExpireBytes),
       seen_(table.slots()) {
   idle_.reserve(kExpiriesMax);
 }
@@ -40,13 +41,15 @@ Nanos IdleSessions::poll(Nanos now) {
 
 void IdleSessions::scan(Nanos now) {
   const std::uint32_t end = std::min(next_slot_ + kSlotsPerPoll, table_.slots());
-  for (; next_slot_ < end && idle_.size() < kExpiriesMax; ++next_slot_) {
+  for (; next_slot_ < end; ++next_slot_) {
     const SessionRecord* session = table_.in_slot(next_slot_);
     if (session == nullptr) continue;
     Seen& seen = seen_[next_slot_];
     if (seen.id != session->id || seen.activity != session->last_activity) {
       seen = {session->id, session->last_activity, now};
-    } else if (now - seen.since >= options_.idle_after && !proposal_) {
+    } else if (now - seen.since >= options_.idle_after) {
+      waiting_ = proposal_ || idle_.size() == kExpiriesMax;
+      if (waiting_) break;
       idle_.push_back(session);
     }
   }

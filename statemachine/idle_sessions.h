@@ -24,18 +24,23 @@ class IdleSessions {
   IdleSessions(const IdleSessionsOptions& options, const SessionTable& table,
                dataplane::SpscRing<consensus::Proposal>& out);
 
-  /// Looks at the next few sessions; proposes, or repeats what is not decided yet. Returns when to
-  /// be called again.
+  /// Looks at the next few sessions; proposes, or repeats what is not decided yet. Where more are
+  /// idle than one proposal holds, as when many clients vanish at once, the next follows as soon as
+  /// that is decided. Returns when to be called again.
   Nanos poll(Nanos now);
 
   /// Every delivered value: one's own proposal is done with.
   void on_delivered(const consensus::ValueId& id) {
     if (id.proposer == options_.node && id.epoch == options_.epoch && id.sequence == sequence_) {
-      proposal_.reset();
+      forget_proposal();
     }
   }
   /// The state was replaced: whether one's own proposal was decided will not be heard.
-  void forget_proposal() { proposal_.reset(); }
+  void forget_proposal() {
+    proposal_.reset();
+    if (waiting_) scan_at_ = 0;
+    waiting_ = false;
+  }
   std::uint64_t proposals() const { return proposals_; }
 
  private:
@@ -57,6 +62,7 @@ class IdleSessions {
   std::vector<Seen> seen_;  // by slot
   std::uint32_t next_slot_ = 0;
   Nanos scan_at_ = 0;
+  bool waiting_ = false;  // there are more, to be proposed once proposal_ is decided
   std::vector<const SessionRecord*> idle_;
   std::uint64_t sequence_ = 0;
   dataplane::Slice proposal_;  // undecided
