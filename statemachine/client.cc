@@ -90,12 +90,10 @@ void Client::Impl::close_session(SessionHandle handle) {
   ClientSession& session = sessions_[index];
   const bool known = session.state == SessionState::kReady;
   session.closing = true;
-  if (known || session.state == SessionState::kOpening) {
-    ++sessions_.changing();  // an opening one is closed once it has its id
-  }
+  if (known) sessions_.ask_for_command(index);  // an opening one is closed once it has its id
   if (session.state != SessionState::kOpening) session.state = SessionState::kClosed;
-  if (!known) sessions_.release_if_done(index);
   if (!known && session.state == SessionState::kClosed) session.id = 0;
+  if (!known) sessions_.release_if_done(index);
 }
 
 bool Client::Impl::begin_batch(std::size_t in_flight_max, Nanos now) {
@@ -227,7 +225,7 @@ dataplane::PollResult Client::Impl::poll(Nanos now, std::uint32_t budget) {
     check_unanswered(now);
     keep_sessions_alive(now);
   }
-  if (sessions_.changing() != 0) send_session_commands(now);
+  if (sessions_.any_asked()) send_session_commands(now);
   if (batch_due(now)) propose_batch(now);
   port_.send(now, effects_);
   if (used_ != 0 && proposer_.can_propose()) due = std::min(due, fill_began_ + options_.batch_wait);

@@ -105,6 +105,7 @@ class Client::Impl {
   Nanos next_deadline_ = kNever;
   Nanos check_unanswered_at_ = 0;
   Nanos keep_alive_at_ = 0;
+  std::uint32_t keep_alive_next_ = 0;  // session to look at
   dataplane::Counters<ClientCounter> counters_;
   dataplane::Histogram latency_;
 };

@@ -15,6 +15,11 @@ namespace {
 // How often batches without an answer are looked at.
 constexpr Nanos kCheckUnanswered = 2 * kMillisecond;
 
+// Looked at in one turn, whether they are to be kept alive.
+constexpr std::uint32_t kSessionsPerTurn = 1'024;
+// When no batch could be started for that: the rest soon, for they may be many.
+constexpr Nanos kKeepAliveAgain = kMillisecond;
+
 void mark_expired(ClientSession& session) {
   if (session.state == SessionState::kReady) session.state = SessionState::kExpired;
 }
@@ -156,15 +161,13 @@ void Client::Impl::finish_own(const Pending& pending, CommandStatus status,
   if (status == CommandStatus::kOk && reply.size() == sizeof(session.id)) {
     std::memcpy(&session.id, reply.data(), sizeof session.id);
     session.state = session.closing ? SessionState::kClosed : SessionState::kReady;
+    if (session.closing) sessions_.ask_for_command(pending.session);
   } else if (status == CommandStatus::kOutcomeUnknown) {
-    ++sessions_.changing();  // asked again under the same number: opened once at most
+    sessions_.ask_for_command(pending.session);  // under the same number: opened once at most
   } else {
     session.state = session.closing ? SessionState::kClosed : SessionState::kRefused;
     session.id = 0;
-    if (session.closing) {
-      --sessions_.changing();
-      sessions_.release_if_done(pending.session);
-    }
+    if (session.closing) sessions_.release_if_done(pending.session);
   }
 }
 
@@ -248,24 +251,24 @@ void Client::Impl::reorder(Batch& batch, Nanos now) {
 }
 
 void Client::Impl::send_session_commands(Nanos now) {
-  for (std::uint32_t i = 0; i < sessions_.size() && sessions_.changing() != 0; ++i) {
-    ClientSession& session = sessions_[i];
-    if (session.requested) continue;
+  for (; sessions_.any_asked(); sessions_.drop_next()) {
+    const std::uint32_t index = sessions_.next();
+    ClientSession& session = sessions_[index];
+    if (session.requested) continue;  // asks again when that is answered
     if (session.state == SessionState::kOpening) {
       const OpenSession body{static_cast<std::uint8_t>(SystemCommand::kOpenSession), 0,
                              session.reply_bytes, session.window};
-      if (!send_own(i, Kind::kOpen, std::as_bytes(std::span{&body, 1}), now)) return;
+      if (!send_own(index, Kind::kOpen, std::as_bytes(std::span{&body, 1}), now)) return;
     } else if (session.closing && session.id != 0) {
       CloseSession body{};
       body.head.kind = static_cast<std::uint8_t>(SystemCommand::kCloseSession);
       body.session = session.id;
-      if (!send_own(i, Kind::kClose, std::as_bytes(std::span{&body, 1}), now)) return;
+      if (!send_own(index, Kind::kClose, std::as_bytes(std::span{&body, 1}), now)) return;
       session.id = 0;
     } else {
       continue;
     }
     session.requested = true;
-    --sessions_.changing();
   }
 }
 
@@ -289,20 +292,27 @@ bool Client::Impl::send_own(std::uint32_t index, Kind kind, std::span<const std:
   return true;
 }
 
+/// A round over all sessions takes an eighth of the time after which one is kept alive.
 void Client::Impl::keep_sessions_alive(Nanos now) {
   if (now < keep_alive_at_) return;
-  keep_alive_at_ = now + options_.keepalive / 8;
   SystemHead body{};
   body.kind = static_cast<std::uint8_t>(SystemCommand::kKeepAlive);
-  for (std::uint32_t i = 0; i < sessions_.size(); ++i) {
-    ClientSession& session = sessions_[i];
+  const std::uint32_t end = std::min(keep_alive_next_ + kSessionsPerTurn, sessions_.size());
+  for (; keep_alive_next_ < end; ++keep_alive_next_) {
+    ClientSession& session = sessions_[keep_alive_next_];
     if (session.state != SessionState::kReady || now - session.last_write < options_.keepalive) {
       continue;
     }
-    if (!send_own(i, Kind::kKeepAlive, std::as_bytes(std::span{&body, 1}), now)) return;
+    if (!send_own(keep_alive_next_, Kind::kKeepAlive, std::as_bytes(std::span{&body, 1}), now)) {
+      keep_alive_at_ = now + kKeepAliveAgain;
+      return;
+    }
     session.last_write = now;
     counters_[ClientCounter::kKeepAlives].add();
   }
+  if (keep_alive_next_ == sessions_.size()) keep_alive_next_ = 0;
+  const Nanos turns = (sessions_.size() + kSessionsPerTurn - 1) / kSessionsPerTurn;
+  keep_alive_at_ = now + options_.keepalive / 8 / turns;
 }
 
 }  // namespace annulus::statemachine

@@ -17,6 +17,7 @@ namespace annulus::statemachine {
 struct ClientSession {
   SessionState state = SessionState::kClosed;
   bool requested = false;  // an open or close is in flight
+  bool queued = false;     // to be looked at for a command of its own; see ClientSessions::next()
   bool closing = false;    // its user let go of it
   std::uint16_t reply_bytes = 0;
   std::uint32_t window = 0;
@@ -64,7 +65,8 @@ class ClientSessions {
   ClientSessions(std::uint32_t sessions_max, std::uint32_t window_max)
       : sessions_(sessions_max),
         words_((window_max + 63) / 64),
-        answered_(std::size_t{sessions_max} * words_) {
+        answered_(std::size_t{sessions_max} * words_),
+        queue_(sessions_max) {
     CHECK(sessions_max > 0 && std::has_single_bit(window_max) && window_max <= kSessionWindowMax);
     for (std::uint32_t i = 0; i < sessions_max; ++i) {
       sessions_[i].answered = &answered_[std::size_t{i} * words_];
@@ -79,21 +81,24 @@ class ClientSessions {
     free_.pop_back();
     ClientSession& session = sessions_[index];
     std::uint64_t* answered = session.answered;
+    const bool queued = session.queued;
     std::fill(answered, answered + words_, 0);
     session = ClientSession{};
     session.answered = answered;
+    session.queued = queued;
     session.state = SessionState::kOpening;
     session.window = window;
     session.reply_bytes = static_cast<std::uint16_t>(reply_bytes);
     session.opener_sequence = ++opened_;
-    ++changing_;
+    ask_for_command(index);
     return &session;
   }
   /// Gives the place back once nothing refers to it.
   void release_if_done(std::uint32_t index) {
     ClientSession& session = sessions_[index];
+    const bool to_be_closed = session.id != 0;  // in the cluster; not sent yet
     if (session.state != SessionState::kClosed || session.requested || session.outstanding != 0 ||
-        !session.closing) {
+        !session.closing || to_be_closed) {
       return;
     }
     session.closing = false;
@@ -103,8 +108,21 @@ class ClientSessions {
   ClientSession& operator[](std::uint32_t index) { return sessions_[index]; }
   const ClientSession& operator[](std::uint32_t index) const { return sessions_[index]; }
   std::uint32_t size() const { return static_cast<std::uint32_t>(sessions_.size()); }
-  /// Sessions that want an open or close command sent; kept by the client.
-  std::uint32_t& changing() { return changing_; }
+
+  /// The session may want an open or close command sent: next() will name it.
+  void ask_for_command(std::uint32_t index) {
+    if (sessions_[index].queued) return;
+    sessions_[index].queued = true;
+    queue_[(queue_first_ + queued_++) % queue_.size()] = index;
+  }
+  bool any_asked() const { return queued_ != 0; }
+  /// The first that asked; until drop_next().
+  std::uint32_t next() const { return queue_[queue_first_]; }
+  void drop_next() {
+    sessions_[next()].queued = false;
+    queue_first_ = (queue_first_ + 1) % static_cast<std::uint32_t>(queue_.size());
+    --queued_;
+  }
 
  private:
   std::vector<ClientSession> sessions_;
@@ -112,7 +130,10 @@ class ClientSessions {
   std::vector<std::uint64_t> answered_;
   std::vector<std::uint32_t> free_;
   std::uint64_t opened_ = 0;
-  std::uint32_t changing_ = 0;
+  // In a ring, each session once at most: many may open at a time.
+  std::vector<std::uint32_t> queue_;
+  std::uint32_t queue_first_ = 0;
+  std::uint32_t queued_ = 0;
 };
 
 }  // namespace annulus::statemachine

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <deque>
 #include <map>
@@ -129,11 +130,11 @@ class ClientTest : public testing::TestWithParam<bool>, public CompletionSink {
     }
     return condition();
   }
-  void turn() {
+  void turn(bool with_client = true) {
     now_ += kTurn;
     for (auto& acceptor : acceptors_) acceptor->poll(now_, 64);
     for (auto& replica : replicas_) replica->poll(now_);
-    client_->poll(now_, 64);
+    if (with_client) client_->poll(now_, 64);
   }
   void on_completions(std::span<const Completion> completions, Nanos) override {
     for (const Completion& c : completions) {
@@ -367,6 +368,43 @@ TEST_P(ClientTest, ClosedSessionEndsAndItsPlaceIsUsedAgain) {
   expect_replicas_equal();
 }
 
+TEST_P(ClientTest, SessionWhoseLastReplyIsOnItsWayIsClosedInTheClusterToo) {
+  start();
+  put("k", "v");
+  turn();
+  for (int i = 0; i < 1'000; ++i) turn(false);
+  client_->close_session(session_, now_);
+  EXPECT_TRUE(run_until([&] { return replicas_[0]->worker().sessions().count() == 0; }, kSecond));
+}
+
+TEST_P(ClientTest, SessionsOpenedInTurnAreClosedInTurnHoweverManyAtATime) {
+  options_.sessions_max = 600;
+  options_.batches_in_flight = 2;
+  start(8);
+  for (int round = 0; round < 3; ++round) {
+    std::vector<SessionHandle> handles;
+    while (handles.size() < 599) handles.push_back(*client_->open_session(8));
+    EXPECT_FALSE(client_->open_session(8).ok());
+    if (round == 1) turn();
+    if (round != 0) {
+      for (const SessionHandle each : handles) client_->close_session(each, now_);
+    }
+    const std::uint32_t left = round == 0 ? 600 : 1;
+    ASSERT_TRUE(run_until([&] {
+      return std::all_of(handles.begin(), handles.end(),
+                         [&](SessionHandle each) {
+                           return client_->session_ready(each) == (round == 0);
+                         }) &&
+             replicas_[0]->worker().sessions().count() == left;
+    }));
+    for (const SessionHandle each : handles) client_->close_session(each, now_);
+    ASSERT_TRUE(run_until([&] { return replicas_[0]->worker().sessions().count() == 1; }));
+    for (int i = 0; i < 1'000; ++i) turn();
+  }
+  EXPECT_EQ(end_of(put("k", "v")).status, CommandStatus::kOk);
+  expect_replicas_equal();
+}
+
 TEST_P(ClientTest, OpeningASessionIsRepeatedUntilItIsAnsweredAndOpensOne) {
   options_.deadline = 20 * kMillisecond;
   lossy_->set({.loss = 1});
@@ -386,6 +424,19 @@ TEST_P(ClientTest, IdleSessionIsKeptAlive) {
   }
   EXPECT_GT(count(ClientCounter::kKeepAlives), 2u);
   EXPECT_EQ(end_of(put("k", "v")).status, CommandStatus::kOk);
+}
+
+TEST_P(ClientTest, ManyIdleSessionsAreAllKeptAliveInTime) {
+  options_.sessions_max = 400;
+  options_.batches_in_flight = 2;
+  options_.batch_commands = 4;
+  options_.keepalive = 400 * kMillisecond;
+  start(8);
+  std::vector<SessionHandle> handles;
+  while (handles.size() < 399) handles.push_back(*client_->open_session(8));
+  ASSERT_TRUE(run_until([&] { return client_->session_ready(handles.back()); }));
+  run_until([] { return false; }, 600 * kMillisecond);  // more than what fits in flight at a time
+  EXPECT_GE(count(ClientCounter::kKeepAlives), 400u);
 }
 
 TEST_P(ClientTest, VanishedClientsSessionExpiresAndTheClientIsTold) {
