@@ -232,7 +232,7 @@ void Learner::report(Nanos now, Effects& effects) {
   std::size_t to = (self_ + other) % count;
   // Without progress it is only a sign of life, which nobody can pass on.
   const auto coordinator = configuration_.acceptor_index(coordinator_of(decided_.ballot));
-  if (!changed && waiting && coordinator) to = *coordinator;
+  if (!changed && (waiting || other == 0) && coordinator) to = *coordinator;
   const LearnerStatus status{raw(next_), lacks_state_, {}};
   for (std::size_t i = 0; i < count; ++i) {
     if (i != to && !lacks_state_) continue;

@@ -409,6 +409,17 @@ TEST_F(LearnerTest, OneThatCannotMoveTellsTheCoordinatorThatItLives) {
   for (Outgoing* out : told) EXPECT_EQ(out->to, endpoint_of(acceptor_id(2)));
 }
 
+TEST_F(LearnerTest, OneThatIsDoneTellsMostlyTheCoordinatorThatItLives) {
+  start(5);
+  propose(at(1), frames_.content(2), ballot(1, 2), {ballot(1, 2), at(1), at(2)});
+  delivered();
+  pass(3 * kSecond);
+  std::map<std::uint32_t, int> told;
+  for (Outgoing* out : sent(effects_, MessageType::kLearnerStatus)) ++told[out->to.address];
+  EXPECT_EQ(told.size(), 5u);
+  EXPECT_GT(told[endpoint_of(acceptor_id(2)).address], 30);
+}
+
 TEST_F(LearnerTest, CreditGoesToOthersTooForThePreferentialAcceptorMayBeDead) {
   start(5);
   pass(3 * kSecond);
