@@ -298,6 +298,11 @@ Result run_ordering(const OrderingOptions& options, const Placement& placement) 
   const double rate = bytes / seconds;
   result.extra["bytes_per_second"] = rate;
   result.extra["delivered_in_order"] = ring.sinks[0]->in_order() && ring.sinks[1]->in_order();
+  std::uint64_t round = 0;
+  for (auto& acceptor : ring.acceptors) {
+    round = std::max<std::uint64_t>(round, round_of(acceptor->acceptor().promised()));
+  }
+  result.extra["round"] = static_cast<double>(round);
   if (options.value_bytes == 8'192) {
     result.targets.push_back(
         {"at least 3 GB/s decided, both learners hashing", "4.6 us a value: 3.6", rate >= 3e9});
@@ -330,6 +335,11 @@ Experiment ordering_experiment() {
           if (placement.cores != Cores::kOne && dataplane::this_host().cpus.size() < 2) continue;
           const Result result = run_ordering(*options, placement);
           if (Status added = report.add(result); !added) return added;
+          if (result.extra.at("delivered_in_order") == 0 && result.extra.at("round") > 1) {
+            return Error{
+                "the machine stood still for so long that another coordinator was elected, and "
+                "ordered values anew that had been ordered already: run it again"};
+          }
           if (result.extra.at("delivered_in_order") == 0) {
             return Error{"values were delivered out of order: this is a bug"};
           }
