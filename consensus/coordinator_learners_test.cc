@@ -82,6 +82,13 @@ class TrailingLearnerTest : public CoordinatorTest {
       effects_.clear();
     }
   }
+  Change removal(std::uint32_t learner) const {
+    return {.operation = 7,
+            .verb = ChangeVerb::kRemove,
+            .kind = JoinKind::kReplica,
+            .member = configuration_.learners[learner].id,
+            .comes = {}};
+  }
   void alive() { coordinator_->on_learner_status(1, at(kFirst), true, now_); }
   /// Both learners follow, and report in every 2 ms, until nothing else is remembered of them.
   void be_usual() {
@@ -239,10 +246,7 @@ TEST_F(TrailingLearnerTest, IsGivenUpIfItLacksItsStateThoughNobodyHasOne) {
 
 TEST_F(TrailingLearnerTest, IsNotTakenOutWhileNobodyElseHasItsState) {
   be_usual();
-  const Change change{.operation = 7,
-                      .verb = ChangeVerb::kRemove,
-                      .kind = JoinKind::kReplica,
-                      .member = configuration_.learners[1].id};
+  const Change change = removal(1);
   coordinator_->on_learner_status(0, at(next()), false, now_);
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kLastState);
   coordinator_->on_learner_status(0, at(next()), true, now_);
@@ -253,11 +257,9 @@ TEST_F(TrailingLearnerTest, IsReplacedOnlyIfSomebodyCanGiveItsStateToTheNewOne) 
   be_usual();
   configuration_.learners[0].partitions = PartitionMask{3};
   configuration_.learners[1].partitions = PartitionMask{2};
-  Change change{.operation = 7,
-                .verb = ChangeVerb::kReplace,
-                .kind = JoinKind::kReplica,
-                .member = configuration_.learners[1].id,
-                .comes = {kNoNode, {0x0a000099, 4'000}, 9}};
+  Change change = removal(1);
+  change.verb = ChangeVerb::kReplace;
+  change.comes = {kNoNode, {0x0a000099, 4'000}, 9};
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kLastState);
   change.verb = ChangeVerb::kRemove;  // others execute its partitions
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
@@ -271,12 +273,7 @@ TEST_F(TrailingLearnerTest, HoldsNobodyUpOnceItIsToBeTakenOut) {
   for (std::uint64_t i = 0; i < 2 * kRetain; ++i) feed(1);
   pass(2 * kSecond);
   EXPECT_EQ(next(), 1 + kRetain);
-  ASSERT_EQ(coordinator_->change({.operation = 7,
-                                  .verb = ChangeVerb::kRemove,
-                                  .kind = JoinKind::kReplica,
-                                  .member = configuration_.learners[1].id},
-                                 now_),
-            ChangeVerdict::kAllowed);
+  ASSERT_EQ(coordinator_->change(removal(1), now_), ChangeVerdict::kAllowed);
   turn();
   EXPECT_EQ(count(CoordinatorCounter::kMembersChanged), 1u);
 }
@@ -285,10 +282,7 @@ TEST_F(TrailingLearnerTest, WhatIsKnownOfItsStateEndsWithTheTerm) {
   be_usual();
   coordinator_->resign();
   elect();
-  const Change change{.operation = 7,
-                      .verb = ChangeVerb::kRemove,
-                      .kind = JoinKind::kReplica,
-                      .member = configuration_.learners[0].id};
+  const Change change = removal(0);
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kLastState);
   alive();
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
@@ -298,12 +292,7 @@ TEST_F(TrailingLearnerTest, IsTakenOutIfItHasNotBeenHeardOfForLong) {
   be_usual();
   coordinator_->on_learner_status(0, at(next()), false, now_);
   pass(1'100 * kMillisecond);
-  EXPECT_EQ(coordinator_->change({.operation = 7,
-                                  .verb = ChangeVerb::kRemove,
-                                  .kind = JoinKind::kReplica,
-                                  .member = configuration_.learners[1].id},
-                                 now_),
-            ChangeVerdict::kAllowed);
+  EXPECT_EQ(coordinator_->change(removal(1), now_), ChangeVerdict::kAllowed);
 }
 
 TEST_F(TrailingLearnerTest, AbsenceOfTheCoordinatorItselfIsNobodysSilence) {

@@ -140,6 +140,13 @@ class ChangingRing : public RingTest {
     ring_->acceptors[i] = ring_->make_acceptor(i, {.incarnation = incarnation}, incarnation);
     stopped_[i] = false;
   }
+  Change removal(std::uint32_t i) const {
+    return {.operation = 3,
+            .verb = ChangeVerb::kRemove,
+            .kind = JoinKind::kAcceptor,
+            .member = ring_->configuration.acceptors[i].id,
+            .comes = {}};
+  }
   const Configuration& members(std::uint32_t i) {
     shown_ = decode(ring_->acceptors[i]->board().read(), ring_->configuration);
     return shown_;
@@ -248,12 +255,7 @@ TEST_F(ChangingRing, OneAfterAnotherMayLoseItsMemory) {
 
 TEST_F(ChangingRing, MemberThatIsRemovedVotesNoMore) {
   begin();
-  const Change remove{.operation = 3,
-                      .verb = ChangeVerb::kRemove,
-                      .kind = JoinKind::kAcceptor,
-                      .member = ring_->configuration.acceptors[1].id,
-                      .comes = {}};
-  ASSERT_TRUE(ring_->acceptors[2]->ask_change(remove));  // whoever is asked passes it on
+  ASSERT_TRUE(ring_->acceptors[2]->ask_change(removal(1)));  // whoever is asked passes it on
   run(200);
   EXPECT_EQ(ring_->acceptors[1]->standing(), Standing::kRemoved);
   EXPECT_EQ(members(0).acceptors.size(), 2u);
@@ -270,12 +272,7 @@ TEST_F(ChangingRing, MemberThatIsRemovedVotesNoMore) {
 // It may be the only one yet that knows of what took it out.
 TEST_F(ChangingRing, MemberThatIsRemovedTellsWhatItKnows) {
   begin();
-  const Change remove{.operation = 3,
-                      .verb = ChangeVerb::kRemove,
-                      .kind = JoinKind::kAcceptor,
-                      .member = ring_->configuration.acceptors[1].id,
-                      .comes = {}};
-  ASSERT_TRUE(ring_->acceptors[1]->ask_change(remove));
+  ASSERT_TRUE(ring_->acceptors[1]->ask_change(removal(1)));
   run(400);
   ASSERT_EQ(ring_->acceptors[1]->standing(), Standing::kRemoved);
   const auto answers = [&](PullKind kind) {
@@ -302,12 +299,7 @@ TEST_F(ChangingRing, MemberThatIsRemovedTellsWhatItKnows) {
 
 TEST_F(ChangingRing, RemovedCoordinatorLeavesItToTheOthers) {
   begin();
-  const Change remove{.operation = 3,
-                      .verb = ChangeVerb::kRemove,
-                      .kind = JoinKind::kAcceptor,
-                      .member = ring_->configuration.acceptors[0].id,
-                      .comes = {}};
-  ASSERT_TRUE(ring_->acceptors[0]->ask_change(remove));
+  ASSERT_TRUE(ring_->acceptors[0]->ask_change(removal(0)));
   run(5'000);
   EXPECT_EQ(ring_->acceptors[0]->standing(), Standing::kRemoved);
   const std::uint32_t leads = ring_->acceptors[1]->coordinator().active() ? 1 : 2;
