@@ -35,6 +35,12 @@ class DurableAcceptorTest : public AcceptorTest {
   void written(std::uint64_t number, std::uint64_t space = kPlenty) {
     acceptor_->on_durable({.durable = number, .space = space}, now_, effects_);
   }
+  /// Values that it asks for though nobody has said anything to it.
+  std::size_t pulls_at_once() {
+    EXPECT_LE(acceptor_->deadline(), now_);
+    acceptor_->tick(now_, effects_);
+    return sent(effects_, MessageType::kPull).size();
+  }
   std::uint64_t last_kept() {
     return effects_.keeps().empty() ? 0 : effects_.keeps().back().number;
   }
@@ -266,9 +272,7 @@ TEST_F(DurableAcceptorTest, RestoredAcceptorAsksUnaskedForWhatWasDecidedEarlier)
   recovered.chosen_below = at(10);
   recovered.accepted = {accept(at(10), ballot(4), frames_.content(1))};
   start_durable(3, 1, recovered, 1'024, at(12));
-  EXPECT_LE(acceptor_->deadline(), now_);
-  acceptor_->tick(now_, effects_);
-  EXPECT_EQ(sent(effects_, MessageType::kPull).size(), 2u);
+  EXPECT_EQ(pulls_at_once(), 2u);
 }
 
 TEST_F(DurableAcceptorTest, AsksUnaskedForWhatWasDecidedBeforeAConfigurationItHeardOf) {
@@ -279,9 +283,7 @@ TEST_F(DurableAcceptorTest, AsksUnaskedForWhatWasDecidedBeforeAConfigurationItHe
   newer.epoch = 2;
   newer.from = at(11);
   acceptor_->set_newer(&newer);
-  EXPECT_LE(acceptor_->deadline(), now_);
-  acceptor_->tick(now_, effects_);
-  EXPECT_EQ(sent(effects_, MessageType::kPull).size(), 1u);
+  EXPECT_EQ(pulls_at_once(), 1u);
 }
 
 // T5b: the log holds what it says is chosen.

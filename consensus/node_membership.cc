@@ -42,6 +42,7 @@ bool AcceptorNode::may_vote(const Received& in, Nanos now) {
   if (in.frame.header->config_epoch > configuration_.epoch) {
     adopt_chosen(now);
     if (in.type == MessageType::kTrimmed && passes_over(in, now)) return true;
+    if (!member()) return false;  // it has just learned that it was taken out
   } else if (in.type == MessageType::kTrimmed && !acceptor_.settled()) {
     return true;  // of before the configuration that it waits to take part in
   }

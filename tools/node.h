@@ -45,7 +45,7 @@ class Node {
   virtual void add_counters(dataplane::Registry& registry) = 0;
   /// It has stopped for good and says nothing any more: an acceptor whose log failed.
   virtual bool failed() const { return false; }
-  /// Its place among the members. One that is removed says nothing any more.
+  /// Its place among the members. One that is removed takes no part any more.
   virtual consensus::Standing standing() const { return consensus::Standing::kMember; }
   /// The worker of a replica, null of others.
   virtual statemachine::Worker* worker() { return nullptr; }
