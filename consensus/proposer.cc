@@ -186,17 +186,25 @@ void Proposer::on_submit_ack(NodeId from, const SubmitAck& ack, Nanos now, Effec
   on_heard();
   const std::uint64_t told = std::min<std::uint64_t>(ack.received_below, next_);
   limit_ = std::max<std::uint64_t>(limit_, ack.limit);
-  received_below_ = std::max(received_below_, told);
+  if (told > received_below_) received_below_ = told;
   // What the coordinator waits for is resent at once, unless it may still be on its way.
-  if (told < next_ && told == received_below_ && told >= oldest_) {
-    Outstanding& gap = at(told);
-    if (now - gap.last_sent >= reply_mean_) {
-      counters_[ProposerCounter::kGapResent].add();
-      gap.repeated = true;
-      send_submit(gap, now, effects);
-      schedule(gap, now + patience());
-    }
+  if (told >= next_ || told < oldest_ || now - at(told).last_sent < reply_mean_) return;
+  counters_[ProposerCounter::kGapResent].add();
+  forget_received(told, now);
+  Outstanding& gap = at(told);
+  gap.repeated = true;
+  send_submit(gap, now, effects);
+  schedule(gap, now + patience());
+}
+
+/// Replies have shown that values up to `received_below_` were ordered: some may have been by an
+/// earlier coordinator. The present one lacks those from `sequence` on, and orders without gaps.
+void Proposer::forget_received(std::uint64_t sequence, Nanos now) {
+  for (std::uint64_t lacked = sequence; lacked < received_below_; ++lacked) {
+    at(lacked).unsent = true;
+    schedule(at(lacked), now);
   }
+  received_below_ = sequence;
 }
 
 bool Proposer::target_silent() const { return silent_ > kSilentMax; }

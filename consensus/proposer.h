@@ -125,6 +125,7 @@ class Proposer {
   bool target_silent() const;
   void on_heard();
   void switch_target(std::uint32_t acceptor, Nanos now);
+  void forget_received(std::uint64_t sequence, Nanos now);
   void find_answerers();
   void schedule(Outstanding& value, Nanos due);
   static void release(Outstanding& value);
@@ -139,7 +140,7 @@ class Proposer {
   std::uint64_t oldest_ = 1;
   std::uint64_t next_ = 1;
   std::uint64_t limit_ = 0;           // as told by the present target
-  std::uint64_t received_below_ = 1;  // as told by it, or shown by a reply: the order has no gaps
+  std::uint64_t received_below_ = 1;  // as told by it, or shown by a reply
   Ballot ballot_{};                   // the highest heard of
   std::uint32_t target_ = 0;          // acceptor index of its coordinator
   std::uint32_t probes_ = 0;

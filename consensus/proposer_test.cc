@@ -150,6 +150,21 @@ TEST_F(ProposerTest, ACoordinatorThatIsElectedAnewHasLostWhatItReceived) {
   EXPECT_EQ(sent(), (std::vector<Sent>{submit(0, 1, 1), submit(0, 2, 1)}));
 }
 
+TEST_F(ProposerTest, WhatACoordinatorLacksIsSentAgainThoughAnEarlierOneOrderedIt) {
+  start();
+  for (int i = 0; i < 4; ++i) propose(0);
+  told(0, 2, 2, 0, 0, 1);
+  effects_.clear();
+  replied(2, 2);  // by the coordinator before: shows nothing of this one
+  replied(3, 2);
+  Nanos now = proposer().poll(2, effects_);
+  EXPECT_EQ(sent(), (std::vector<Sent>{submit(2, 1, 1), submit(2, 4, 1)}));
+  now += kFirst;
+  told(2, 2, 2, 1, 20, now);
+  proposer().poll(now, effects_);
+  EXPECT_EQ(sent(), (std::vector<Sent>{submit(2, 1, 1), submit(2, 2, 1), submit(2, 3, 1)}));
+}
+
 TEST_F(ProposerTest, AProbeThatFoundTheCoordinatorHasDeliveredItsValue) {
   start();
   propose(0);
