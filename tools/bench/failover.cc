@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "tools/bench/experiment.h"
@@ -54,26 +55,45 @@ T quantile(std::vector<T>& values, double at) {
   return values[place];
 }
 
-/// What was seen around one fault, or around a moment without one.
-struct Seen {
-  std::vector<Nanos> took;  // of the commands meant to start in the measured time
-  Nanos gap = 0;            // longest time in it without a completion
-};
-
-Seen look(const Timeline& timeline, std::uint64_t first, Nanos begin) {
-  Seen seen;
+/// The longest time without a completion in the measured time from `begin` on.
+Nanos longest_gap(const Timeline& timeline, std::uint64_t first, Nanos begin) {
+  Nanos gap = 0;
   Nanos last = begin;
-  for (std::uint64_t i = first; i < timeline.count(); ++i) {
-    const Timeline::Sample& sample = timeline.at(i);
-    const Nanos intended = sample.completed - sample.took;
-    if (intended >= begin && intended < begin + kMeasured) seen.took.push_back(sample.took);
-    if (sample.completed < begin || last >= begin + kMeasured) continue;
-    seen.gap = std::max(seen.gap, sample.completed - last);
-    last = sample.completed;
+  for (std::uint64_t i = first; i < timeline.count() && last < begin + kMeasured; ++i) {
+    const Nanos completed = timeline.at(i).completed;
+    if (completed < begin) continue;
+    gap = std::max(gap, completed - last);
+    last = completed;
   }
-  if (last < begin + kMeasured) seen.gap = std::max(seen.gap, begin + kMeasured - last);
-  return seen;
+  return last < begin + kMeasured ? std::max(gap, begin + kMeasured - last) : gap;
 }
+
+/// What commands took that were meant to start in the measured time of a fault, or of a moment
+/// without one: whenever they completed, for the latest are those that the fault hurt most.
+class Latencies {
+ public:
+  explicit Latencies(const Timeline& timeline) : timeline_(timeline), next_(timeline.count()) {}
+
+  void measure_from(Nanos begin) { begins_.push_back(begin); }
+  /// Takes what completed since the last time; before the timeline is full anew.
+  void collect() {
+    for (const std::uint64_t end = timeline_.count(); next_ < end; ++next_) {
+      const Timeline::Sample& sample = timeline_.at(next_);
+      const Nanos intended = sample.completed - sample.took;
+      const auto after = std::ranges::upper_bound(begins_, intended);
+      if (after != begins_.begin() && intended < *(after - 1) + kMeasured) {
+        took_.push_back(sample.took);
+      }
+    }
+  }
+  std::vector<Nanos>& took() { return took_; }
+
+ private:
+  const Timeline& timeline_;
+  std::uint64_t next_;  // not looked at yet
+  std::vector<Nanos> begins_;
+  std::vector<Nanos> took_;
+};
 
 /// Completions and their 99th percentile, by millisecond from kBefore before a fault on.
 struct Plot {
@@ -126,16 +146,16 @@ class Failover {
   Status run(Report& report);
 
  private:
-  Status healthy(Result& result);
-  Status inflict(const Kind& kind, Result& result);
+  Status faults_of(const Kind& kind);
   Status one_fault(const Kind& kind, std::uint32_t number);
+  void no_faults();
   Status await_replicas();
   std::uint64_t counted(const std::string& node, const char* stage, const char* name) const;
   std::uint32_t coordinator() const;
   std::string victim(Victim kind, std::uint32_t number) const;
-  void note_latency(Result& result);
-  void sum_up(Result& result, std::vector<Nanos>& gaps) const;
+  void sum_up(Result& result);
   void set_targets(Victim victim, Result& result) const;
+  Status draw_plot(const Kind& kind);
 
   const Options& options_;
   Rig& rig_;
@@ -144,7 +164,7 @@ class Failover {
   dataplane::TscClock clock_;
   double healthy_p99_us_ = 0;
   // Of the present kind.
-  std::vector<Nanos> took_;
+  std::optional<Latencies> latencies_;
   std::vector<Nanos> gaps_;
   Plot plot_;
 };
@@ -198,6 +218,7 @@ Status Failover::await_replicas() {
                    std::to_string(kWholeWithin / kSecond) + " s after a fault"};
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    latencies_->collect();
   }
   return {};
 }
@@ -208,46 +229,45 @@ Status Failover::one_fault(const Kind& kind, std::uint32_t number) {
   const std::uint64_t first = timeline_.count();
   wait(kBefore * kMillisecond);
   const Nanos begin = clock_.now();
+  latencies_->measure_from(begin);
   kind.victim == Victim::kSlowAcceptor ? gate.slow(10) : gate.stop();
   wait(kFailed);
   gate.open();
-  wait(kRecovery);  // in which what was delayed completes, too
-  const Seen seen = look(timeline_, first, begin);
+  wait(kRecovery);
   plot_.add(timeline_, first, begin);
-  took_.insert(took_.end(), seen.took.begin(), seen.took.end());
-  gaps_.push_back(seen.gap);
+  gaps_.push_back(longest_gap(timeline_, first, begin));
+  latencies_->collect();
   return await_replicas();
 }
 
-void Failover::note_latency(Result& result) {
-  const auto us = [&](double at) { return static_cast<double>(quantile(took_, at)) / 1e3; };
-  result.latency = {us(0.5), us(0.99), us(0.999), us(1)};
-}
-
-void Failover::sum_up(Result& result, std::vector<Nanos>& gaps) const {
-  const auto us = [](Nanos time) { return static_cast<double>(time) / 1e3; };
-  result.extra["gap_p50_us"] = us(quantile(gaps, 0.5));
-  result.extra["gap_p99_us"] = us(quantile(gaps, 0.99));
-  result.extra["gap_max_us"] = us(quantile(gaps, 1));
-  result.extra["rate_per_second"] = rate_;
-}
-
-Status Failover::healthy(Result& result) {
-  std::vector<Nanos> gaps;
-  took_.clear();
+void Failover::no_faults() {
   for (int i = 0; i < 20; ++i) {
     const std::uint64_t first = timeline_.count();
     const Nanos begin = clock_.now();
+    latencies_->measure_from(begin);
     std::this_thread::sleep_for(std::chrono::nanoseconds(kFailed));
-    const Seen seen = look(timeline_, first, begin);
-    took_.insert(took_.end(), seen.took.begin(), seen.took.end());
-    gaps.push_back(seen.gap);
+    gaps_.push_back(longest_gap(timeline_, first, begin));
+    latencies_->collect();
   }
-  if (took_.empty()) return Error{"nothing completed in 3 s: the cluster does not work"};
-  note_latency(result);
-  healthy_p99_us_ = result.latency.p99_us;
-  sum_up(result, gaps);
+}
+
+Status Failover::faults_of(const Kind& kind) {
+  for (std::uint32_t i = 0; i < options_.faults; ++i) {
+    if (Status done = one_fault(kind, i); !done) return done;
+  }
   return {};
+}
+
+void Failover::sum_up(Result& result) {
+  const auto us = [](std::vector<Nanos>& times, double at) {
+    return static_cast<double>(quantile(times, at)) / 1e3;
+  };
+  std::vector<Nanos>& took = latencies_->took();
+  result.latency = {us(took, 0.5), us(took, 0.99), us(took, 0.999), us(took, 1)};
+  result.extra["gap_p50_us"] = us(gaps_, 0.5);
+  result.extra["gap_p99_us"] = us(gaps_, 0.99);
+  result.extra["gap_max_us"] = us(gaps_, 1);
+  result.extra["rate_per_second"] = rate_;
 }
 
 void Failover::set_targets(Victim victim, Result& result) const {
@@ -278,19 +298,7 @@ void Failover::set_targets(Victim victim, Result& result) const {
   }
 }
 
-Status Failover::inflict(const Kind& kind, Result& result) {
-  took_.clear();
-  gaps_.clear();
-  plot_ = Plot{};
-  for (std::uint32_t i = 0; i < options_.faults; ++i) {
-    if (Status done = one_fault(kind, i); !done) return done;
-  }
-  if (took_.empty()) return Error{"nothing completed around the faults: the cluster stopped"};
-  note_latency(result);
-  result.per_second = static_cast<double>(took_.size()) / options_.faults * 1e9 / kMeasured;
-  sum_up(result, gaps_);
-  result.extra["faults"] = options_.faults;
-  set_targets(kind.victim, result);
+Status Failover::draw_plot(const Kind& kind) {
   if (options_.plot.empty()) return {};
   std::string name = kind.label;
   std::replace(name.begin(), name.end(), ' ', '-');
@@ -300,7 +308,6 @@ Status Failover::inflict(const Kind& kind, Result& result) {
 Status Failover::run(Report& report) {
   // Each kind as a run of its own: all that was sent is answered, and right.
   for (int i = -1; i < static_cast<int>(std::size(kKinds)); ++i) {
-    Result result;
     const Kind* kind = i < 0 ? nullptr : &kKinds[i];
     const auto& wanted = options_.kinds;
     if (kind != nullptr && !wanted.empty() && std::ranges::find(wanted, kind->name) == wanted.end())
@@ -308,17 +315,28 @@ Status Failover::run(Report& report) {
     if (Status begun = rig_.run(rate_, &timeline_); !begun) return begun;
     std::this_thread::sleep_for(std::chrono::duration<double>(options_.workload.warmup));
     const auto before = rig_.reading();
-    if (Status done = kind == nullptr ? healthy(result) : inflict(*kind, result); !done) {
+    latencies_.emplace(timeline_);
+    gaps_.clear();
+    plot_ = Plot{};
+    if (kind == nullptr) {
+      no_faults();
+    } else if (Status done = faults_of(*kind); !done) {
       return done;
     }
     if (Status rested = rig_.rest(); !rested) return rested;
-    Result whole = rig_.result_since(before);
-    whole.label = kind == nullptr ? "healthy" : kind->label;
-    whole.latency = result.latency;
-    if (kind != nullptr) whole.per_second = result.per_second;
-    whole.targets = result.targets;
-    whole.extra.merge(result.extra);
-    if (Status added = report.add(whole); !added) return added;
+    latencies_->collect();
+    if (latencies_->took().empty()) return Error{"nothing completed: the cluster does not work"};
+    Result result = rig_.result_since(before);
+    result.label = kind == nullptr ? "healthy" : kind->label;
+    sum_up(result);
+    if (kind == nullptr) {
+      healthy_p99_us_ = result.latency.p99_us;
+    } else {
+      result.extra["faults"] = options_.faults;
+      set_targets(kind->victim, result);
+      if (Status drawn = draw_plot(*kind); !drawn) return drawn;
+    }
+    if (Status added = report.add(result); !added) return added;
   }
   return {};
 }
