@@ -9,7 +9,6 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
-#include <optional>
 #include <thread>
 
 #include "tools/bench/experiment.h"
@@ -21,6 +20,8 @@ namespace {
 constexpr Nanos kMeasured = 100 * kMillisecond;  // from the fault on
 constexpr Nanos kFailed = 150 * kMillisecond;
 constexpr Nanos kRecovery = 250 * kMillisecond;
+constexpr Nanos kLeadIn = 100 * kMillisecond;  // of the load, before the plot
+constexpr std::uint32_t kHealthyRuns = 40;
 constexpr Nanos kWholeWithin = 20 * kSecond;
 constexpr std::uint64_t kApartMost = 512;  // instances, of replicas that follow
 constexpr std::uint32_t kSamples = 1 << 21;
@@ -55,45 +56,27 @@ T quantile(std::vector<T>& values, double at) {
   return values[place];
 }
 
-/// The longest time without a completion in the measured time from `begin` on.
-Nanos longest_gap(const Timeline& timeline, std::uint64_t first, Nanos begin) {
-  Nanos gap = 0;
-  Nanos last = begin;
-  for (std::uint64_t i = first; i < timeline.count() && last < begin + kMeasured; ++i) {
-    const Nanos completed = timeline.at(i).completed;
-    if (completed < begin) continue;
-    gap = std::max(gap, completed - last);
-    last = completed;
-  }
-  return last < begin + kMeasured ? std::max(gap, begin + kMeasured - last) : gap;
-}
-
-/// What commands took that were meant to start in the measured time of a fault, or of a moment
-/// without one: whenever they completed, for the latest are those that the fault hurt most.
-class Latencies {
- public:
-  explicit Latencies(const Timeline& timeline) : timeline_(timeline), next_(timeline.count()) {}
-
-  void measure_from(Nanos begin) { begins_.push_back(begin); }
-  /// Takes what completed since the last time; before the timeline is full anew.
-  void collect() {
-    for (const std::uint64_t end = timeline_.count(); next_ < end; ++next_) {
-      const Timeline::Sample& sample = timeline_.at(next_);
-      const Nanos intended = sample.completed - sample.took;
-      const auto after = std::ranges::upper_bound(begins_, intended);
-      if (after != begins_.begin() && intended < *(after - 1) + kMeasured) {
-        took_.push_back(sample.took);
-      }
-    }
-  }
-  std::vector<Nanos>& took() { return took_; }
-
- private:
-  const Timeline& timeline_;
-  std::uint64_t next_;  // not looked at yet
-  std::vector<Nanos> begins_;
-  std::vector<Nanos> took_;
+/// What was seen around one fault, or around a moment without one.
+struct Seen {
+  std::vector<Nanos> took;  // of the commands meant to start in the measured time
+  Nanos gap = 0;            // longest time in it without a completion
 };
+
+/// Once all of them have completed, however late.
+Seen look(const Timeline& timeline, std::uint64_t first, Nanos begin) {
+  Seen seen;
+  Nanos last = begin;
+  for (std::uint64_t i = first; i < timeline.count(); ++i) {
+    const Timeline::Sample& sample = timeline.at(i);
+    const Nanos intended = sample.completed - sample.took;
+    if (intended >= begin && intended < begin + kMeasured) seen.took.push_back(sample.took);
+    if (sample.completed < begin || last >= begin + kMeasured) continue;
+    seen.gap = std::max(seen.gap, sample.completed - last);
+    last = sample.completed;
+  }
+  if (last < begin + kMeasured) seen.gap = std::max(seen.gap, begin + kMeasured - last);
+  return seen;
+}
 
 /// Completions and their 99th percentile, by millisecond from kBefore before a fault on.
 struct Plot {
@@ -146,9 +129,8 @@ class Failover {
   Status run(Report& report);
 
  private:
-  Status faults_of(const Kind& kind);
-  Status one_fault(const Kind& kind, std::uint32_t number);
-  void no_faults();
+  Status one_run(const Kind* kind, std::uint32_t number);
+  Status await_measured(std::uint64_t first, Nanos begin);
   Status await_replicas();
   std::uint64_t counted(const std::string& node, const char* stage, const char* name) const;
   std::uint32_t coordinator() const;
@@ -164,7 +146,7 @@ class Failover {
   dataplane::TscClock clock_;
   double healthy_p99_us_ = 0;
   // Of the present kind.
-  std::optional<Latencies> latencies_;
+  std::vector<Nanos> took_;
   std::vector<Nanos> gaps_;
   Plot plot_;
 };
@@ -218,52 +200,54 @@ Status Failover::await_replicas() {
                    std::to_string(kWholeWithin / kSecond) + " s after a fault"};
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    latencies_->collect();
   }
   return {};
 }
 
-Status Failover::one_fault(const Kind& kind, std::uint32_t number) {
+/// Until a command meant to start after the measured time has completed: all before were sent.
+Status Failover::await_measured(std::uint64_t first, Nanos begin) {
+  const Nanos until = clock_.now() + kWholeWithin;
+  while (true) {
+    const std::uint64_t count = timeline_.count();
+    const Timeline::Sample last = count == first ? Timeline::Sample{} : timeline_.at(count - 1);
+    if (last.completed - last.took >= begin + kMeasured) return {};
+    if (clock_.now() > until) {
+      return Error{"what was to start at a fault has not started " +
+                   std::to_string(kWholeWithin / kSecond) + " s after it"};
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
+/// Looked at is what happened once the load has stopped: that takes a core for tens of
+/// milliseconds.
+Status Failover::one_run(const Kind* kind, std::uint32_t number) {
   const auto wait = [](Nanos time) { std::this_thread::sleep_for(std::chrono::nanoseconds(time)); };
-  tools::Gate& gate = rig_.cluster().gate(victim(kind.victim, number));
+  if (Status begun = rig_.run(rate_, &timeline_); !begun) return begun;
+  wait(kLeadIn);
+  tools::Gate* gate =
+      kind == nullptr ? nullptr : &rig_.cluster().gate(victim(kind->victim, number));
   const std::uint64_t first = timeline_.count();
   wait(kBefore * kMillisecond);
   const Nanos begin = clock_.now();
-  latencies_->measure_from(begin);
-  kind.victim == Victim::kSlowAcceptor ? gate.slow(10) : gate.stop();
+  if (gate != nullptr) kind->victim == Victim::kSlowAcceptor ? gate->slow(10) : gate->stop();
   wait(kFailed);
-  gate.open();
+  if (gate != nullptr) gate->open();
   wait(kRecovery);
+  if (Status all = await_measured(first, begin); !all) return all;
+  if (Status rested = rig_.rest(); !rested) return rested;
+  const Seen seen = look(timeline_, first, begin);
   plot_.add(timeline_, first, begin);
-  gaps_.push_back(longest_gap(timeline_, first, begin));
-  latencies_->collect();
+  took_.insert(took_.end(), seen.took.begin(), seen.took.end());
+  gaps_.push_back(seen.gap);
   return await_replicas();
-}
-
-void Failover::no_faults() {
-  for (int i = 0; i < 20; ++i) {
-    const std::uint64_t first = timeline_.count();
-    const Nanos begin = clock_.now();
-    latencies_->measure_from(begin);
-    std::this_thread::sleep_for(std::chrono::nanoseconds(kFailed));
-    gaps_.push_back(longest_gap(timeline_, first, begin));
-    latencies_->collect();
-  }
-}
-
-Status Failover::faults_of(const Kind& kind) {
-  for (std::uint32_t i = 0; i < options_.faults; ++i) {
-    if (Status done = one_fault(kind, i); !done) return done;
-  }
-  return {};
 }
 
 void Failover::sum_up(Result& result) {
   const auto us = [](std::vector<Nanos>& times, double at) {
     return static_cast<double>(quantile(times, at)) / 1e3;
   };
-  std::vector<Nanos>& took = latencies_->took();
-  result.latency = {us(took, 0.5), us(took, 0.99), us(took, 0.999), us(took, 1)};
+  result.latency = {us(took_, 0.5), us(took_, 0.99), us(took_, 0.999), us(took_, 1)};
   result.extra["gap_p50_us"] = us(gaps_, 0.5);
   result.extra["gap_p99_us"] = us(gaps_, 0.99);
   result.extra["gap_max_us"] = us(gaps_, 1);
@@ -306,28 +290,23 @@ Status Failover::draw_plot(const Kind& kind) {
 }
 
 Status Failover::run(Report& report) {
-  // Each kind as a run of its own: all that was sent is answered, and right.
   for (int i = -1; i < static_cast<int>(std::size(kKinds)); ++i) {
     const Kind* kind = i < 0 ? nullptr : &kKinds[i];
     const auto& wanted = options_.kinds;
     if (kind != nullptr && !wanted.empty() && std::ranges::find(wanted, kind->name) == wanted.end())
       continue;
-    if (Status begun = rig_.run(rate_, &timeline_); !begun) return begun;
-    std::this_thread::sleep_for(std::chrono::duration<double>(options_.workload.warmup));
     const auto before = rig_.reading();
-    latencies_.emplace(timeline_);
+    took_.clear();
     gaps_.clear();
     plot_ = Plot{};
-    if (kind == nullptr) {
-      no_faults();
-    } else if (Status done = faults_of(*kind); !done) {
-      return done;
+    const std::uint32_t runs = kind == nullptr ? kHealthyRuns : options_.faults;
+    for (std::uint32_t number = 0; number < runs; ++number) {
+      if (Status done = one_run(kind, number); !done) return done;
     }
-    if (Status rested = rig_.rest(); !rested) return rested;
-    latencies_->collect();
-    if (latencies_->took().empty()) return Error{"nothing completed: the cluster does not work"};
+    if (took_.empty()) return Error{"nothing completed: the cluster does not work"};
     Result result = rig_.result_since(before);
     result.label = kind == nullptr ? "healthy" : kind->label;
+    result.per_second = static_cast<double>(took_.size()) / runs * 1e9 / kMeasured;
     sum_up(result);
     if (kind == nullptr) {
       healthy_p99_us_ = result.latency.p99_us;
@@ -378,7 +357,7 @@ Experiment failover_experiment() {
             app.add_option("--keys", options->workload.load.keys, "records")
                 ->check(CLI::Range(2, 100'000'000))
                 ->capture_default_str();
-            app.add_option("--warmup", options->workload.warmup, "seconds before")
+            app.add_option("--warmup", options->workload.warmup, "seconds before the peak")
                 ->capture_default_str();
             app.add_option("--plot", options->plot,
                            "draw a picture of each kind of fault, named so and ending in .png");
