@@ -127,12 +127,42 @@ Acceptor::Slot* Acceptor::admit(Instance instance) {
     counters_[AcceptorCounter::kDropBeyondLog].add();
     return nullptr;
   }
-  if (place.instance != Instance{}) held_from_ = std::max(held_from_, place.instance + 1);
-  if (!options_.durable) trimmed_below_ = std::max(trimmed_below_, held_from_);
-  place = Slot{};
+  if (place.instance != Instance{}) let_go(place);
   place.instance = instance;
   seen_below_ = std::max(seen_below_, instance + 1);
   return &place;
+}
+
+/// Of what is chosen, or decided and gone elsewhere.
+void Acceptor::let_go(Slot& place) {
+  held_from_ = std::max(held_from_, place.instance + 1);
+  let_go_bytes_ = std::max(let_go_bytes_, place.bytes_through);
+  if (!options_.durable) trimmed_below_ = std::max(trimmed_below_, held_from_);
+  place = Slot{};
+}
+
+void Acceptor::shed() {
+  while (chosen_bytes_ - let_go_bytes_ > options_.retain_bytes && held_from_ < chosen_below_) {
+    Slot& place = slot(held_from_);
+    if (place.instance != held_from_) {
+      ++held_from_;  // it was never here
+      continue;
+    }
+    if (place.number > durable_) return;
+    counters_[AcceptorCounter::kShed].add();
+    let_go(place);
+  }
+}
+
+/// What is undecided takes half of `retain_bytes` at most.
+Instance Acceptor::kept_until(Instance from) const {
+  std::uint64_t before = let_go_bytes_;
+  if (from >= chosen_below_) {
+    before = chosen_bytes_;
+  } else if (from > held_from_) {
+    before = std::max(before, slot(from - 1).bytes_through);
+  }
+  return chosen_bytes_ - before > options_.retain_bytes / 2 ? from : from + options_.retain;
 }
 
 Acceptor::Accepted Acceptor::accepted(Instance instance) const {
@@ -445,8 +475,10 @@ void Acceptor::advance_chosen(Nanos now) {
     Slot& place = slot(chosen_below_);
     if (place.instance != chosen_below_ || place.ballot == kNoBallot) break;
     if (!place.chosen || place.configuration(configuration_) != nullptr) break;
+    place.bytes_through = chosen_bytes_ += place.held.value().bytes;
     ++chosen_below_;
   }
+  shed();
   if (!knew && chosen_below_ >= configuration_.from) settled_at_ = number_;
   if (chosen_below_ < known_decided()) schedule(now + kPullAgain);
 }
@@ -457,13 +489,19 @@ namespace annulus::dataplane {
 
 template <>
 const std::array<const char*, static_cast<std::size_t>(consensus::AcceptorCounter::kCount)>
-    CounterNames<consensus::AcceptorCounter>::names = {
-        "phase2a_accepted", "phase2a_duplicate", "votes_started",      "votes_forwarded",
-        "votes_parked",     "parked_released",   "spare_votes",        "vote_resent",
-        "values_pulled",    "fragments_pulled",  "pulled_values_sent", "decisions_sent",
-        "trimmed_answers",  "drop_stale_ballot", "drop_behind_log",    "drop_beyond_log",
-        "drop_no_memory",   "drop_bad_content",  "drop_mismatch",      "drop_unknown_peer",
-        "drop_fingerprint", "promises",          "votes_after_write",  "values_from_log",
-        "values_mended",    "drop_log_busy",     "drop_log_full"};
+    CounterNames<consensus::AcceptorCounter>::names = {"phase2a_accepted",   "phase2a_duplicate",
+                                                       "votes_started",      "votes_forwarded",
+                                                       "votes_parked",       "parked_released",
+                                                       "spare_votes",        "vote_resent",
+                                                       "values_pulled",      "fragments_pulled",
+                                                       "pulled_values_sent", "decisions_sent",
+                                                       "trimmed_answers",    "shed",
+                                                       "drop_stale_ballot",  "drop_behind_log",
+                                                       "drop_beyond_log",    "drop_no_memory",
+                                                       "drop_bad_content",   "drop_mismatch",
+                                                       "drop_unknown_peer",  "drop_fingerprint",
+                                                       "promises",           "votes_after_write",
+                                                       "values_from_log",    "values_mended",
+                                                       "drop_log_busy",      "drop_log_full"};
 
 }  // namespace annulus::dataplane

@@ -9,8 +9,8 @@
 //   A spare accepts everything, and votes to the coordinator by itself when the ring is late: when
 //   an instance stays undecided for the measured p99 of the ring. A repeated proposal says that the
 //   ring failed: everyone answers it to the coordinator directly.
-// - What was accepted is kept for `retain` instances; below that the answer is "trimmed", never
-//   "empty" (T15).
+// - What was accepted is kept for `retain` instances, of what is chosen as long as it takes no more
+//   than `retain_bytes`; below that the answer is "trimmed", never "empty" (T15).
 // - `chosen` is set only for the value that was proposed at the ballot a decision names (T6).
 // - Of a configuration known chosen, nothing past it is taken for chosen before the node has
 // adopted
@@ -35,6 +35,8 @@ namespace annulus::consensus {
 
 struct AcceptorOptions {
   std::uint32_t retain = 1'024;  // instances kept, a power of two; at least twice the window
+  // Bytes of chosen values kept: at least twice what may be undecided at once.
+  std::uint64_t retain_bytes = 128u << 20;
   std::uint32_t fragment_bytes = 1'200;
   std::uint64_t fingerprint = 0;  // of the cluster-wide config
   Nanos ring_late_floor = 100 * kMicrosecond;
@@ -56,6 +58,7 @@ enum class AcceptorCounter : std::uint8_t {
   kPulledValuesSent,  // frames sent because somebody asked
   kDecisionsSent,
   kTrimmedAnswers,
+  kShed,             // chosen values let go before their time, for what they take
   kDropStaleBallot,  // below the promise
   kDropBehindLog,    // instance below the retained log
   kDropBeyondLog,    // instance too far ahead
@@ -178,6 +181,9 @@ class Acceptor {
   const Credit& credit(std::uint32_t learner) const { return credits_[learner]; }
 
   std::uint32_t retain() const { return options_.retain; }
+  /// How far the order may grow while everything from `from` on stays in memory: further, once it
+  /// has grown so far, if that took few bytes.
+  Instance kept_until(Instance from) const;
   Nanos ring_p99() const { return ring_delay_.p99(); }
   dataplane::Counters<AcceptorCounter>& counters() { return counters_; }
 
@@ -193,7 +199,8 @@ class Acceptor {
     Ballot incoming_ballot{};
     Assembly incoming;  // fragments of a proposal not complete yet
     bool chosen = false;
-    std::uint64_t number = 0;  // of the accept in the log
+    std::uint64_t bytes_through = 0;  // of chosen values up to this one, once all those are known
+    std::uint64_t number = 0;         // of the accept in the log
     // Votes that the ring brought, and what they are for; parked until the value is held.
     Ballot votes_ballot{};
     AcceptorSet votes{};
@@ -220,6 +227,8 @@ class Acceptor {
   Slot& slot(Instance instance) { return slots_[raw(instance) & (slots_.size() - 1)]; }
   const Slot& slot(Instance instance) const { return slots_[raw(instance) & (slots_.size() - 1)]; }
   Slot* admit(Instance instance);
+  void let_go(Slot& slot);
+  void shed();
   void send_phase1b(const Endpoint& to, Ballot ballot, Instance chosen_below, Instance from,
                     Effects& effects);
   void take_votes(const Phase2BEntry& entry, Ballot ballot, std::uint32_t sender, Nanos now,
@@ -274,6 +283,8 @@ class Acceptor {
   Instance seen_below_ = kFirstInstance;  // one past the highest slot in use
   Instance trimmed_below_ = kFirstInstance;
   Instance held_from_ = kFirstInstance;  // from here on in memory, as far as known chosen
+  std::uint64_t chosen_bytes_ = 0;       // of values below chosen_below_, and of those of them
+  std::uint64_t let_go_bytes_ = 0;       // that are below held_from_
   Nanos deadline_ = kNever;
   std::uint32_t fragments_usual_ = 1;  // of a value
   std::uint32_t asked_ = 0;            // fragments asked for and still to come, as this tick found

@@ -25,14 +25,18 @@ void Acceptor::restore(const RecoveredAcceptor& recovered) {
   promised_ = recovered.promised;
   chosen_below_ = held_from_ = recovered.chosen_below;
   accepted_below_ = seen_below_ = recovered.chosen_below;
-  // Chosen ones stay in memory as far back as it knows them all, and has places for them.
+  // Chosen ones stay in memory as far back as it knows them all, and has room for them.
   for (auto each = recovered.accepted.rbegin(); each != recovered.accepted.rend(); ++each) {
     if (each->instance + slots_.size() <= recovered.accepted.back().instance) break;
-    if (each->instance + 1 == held_from_) held_from_ = each->instance;
+    if (each->instance + 1 != held_from_) continue;
+    if (chosen_bytes_ + each->value.bytes > options_.retain_bytes) break;
+    chosen_bytes_ += each->value.bytes;
+    held_from_ = each->instance;
   }
   unknown_ = recovered.unknown;
   missing_ = recovered.missing;
   missing_.reserve(missing_.size() + kUndecidedMax);  // those that a read finds damaged
+  std::uint64_t bytes_through = 0;
   for (const RecoveredAcceptor::Accept& accept : recovered.accepted) {
     CHECK(accept.instance < chosen_below_ + kUndecidedMax);
     if (accept.instance < held_from_) continue;
@@ -49,6 +53,7 @@ void Acceptor::restore(const RecoveredAcceptor& recovered) {
     }
     place.held.set(accept.value, bytes);
     place.chosen = accept.instance < chosen_below_;
+    if (place.chosen) place.bytes_through = bytes_through += accept.value.bytes;
     accepted_below_ = std::max(accepted_below_, accept.instance + 1);
     seen_below_ = std::max(seen_below_, accept.instance + 1);
   }

@@ -23,6 +23,7 @@ class DurableAcceptorTest : public AcceptorTest {
     configuration_.from = from;
     AcceptorOptions options;
     options.retain = retain;
+    options.retain_bytes = retain_bytes_;
     options.fragment_bytes = Frames::kFragment;
     options.fingerprint = 5;
     options.durable = true;
@@ -242,6 +243,19 @@ TEST_F(DurableAcceptorTest, RestoredAcceptorVotesForTheDecidedValuesThatItHolds)
 }
 
 // T5b: whoever took part in a configuration does so again.
+TEST_F(DurableAcceptorTest, RestoredAcceptorHoldsInMemoryWhatThereIsRoomFor) {
+  RecoveredAcceptor recovered{.promised = ballot(1), .chosen_below = at(10), .accepted = {}};
+  for (std::uint64_t i = 1; i <= 12; ++i) {
+    recovered.accepted.push_back(accept(at(i), ballot(1), frames_.content(i, 1'000)));
+  }
+  retain_bytes_ = 4'000;
+  start_durable(3, 1, recovered);
+  EXPECT_EQ(acceptor_->accepted(at(5)).ballot, kNoBallot);  // it is read from the log
+  for (std::uint64_t i = 6; i <= 12; ++i) EXPECT_EQ(acceptor_->accepted(at(i)).ballot, ballot(1));
+  EXPECT_EQ(acceptor_->kept_until(at(8)), at(8 + 1'024));
+  EXPECT_EQ(acceptor_->kept_until(at(7)), at(7));
+}
+
 TEST_F(DurableAcceptorTest, PromiseSaysThatItsAcceptorWasSettled) {
   RecoveredAcceptor recovered;
   recovered.chosen_below = at(20);

@@ -105,7 +105,12 @@ void Acceptor::on_value(const Received& in, Nanos now, Effects& effects) {
 
 void Acceptor::on_trimmed(const Trimmed& trimmed, Nanos now) {
   // Decided and gone everywhere it was asked for: nothing here can matter any more.
-  trimmed_below_ = std::max(trimmed_below_, Instance{trimmed.trimmed_below.get()});
+  const Instance below{trimmed.trimmed_below.get()};
+  for (; held_from_ < std::min(below, seen_below_); ++held_from_) {
+    if (slot(held_from_).instance == held_from_) slot(held_from_) = Slot{};
+  }
+  if (chosen_below_ <= below) let_go_bytes_ = chosen_bytes_;
+  trimmed_below_ = std::max(trimmed_below_, below);
   held_from_ = std::max(held_from_, trimmed_below_);
   chosen_below_ = std::max(chosen_below_, trimmed_below_);
   accepted_below_ = std::max(accepted_below_, trimmed_below_);

@@ -207,6 +207,21 @@ TEST_F(AcceptorTest, TrimmedLetsWhatWasDecidedAboveItThrough) {
   EXPECT_EQ(acceptor_->chosen_below(), at(6));
 }
 
+TEST_F(AcceptorTest, TrimmedGivesBackTheMemoryOfWhatIsBelow) {
+  start(3, 1);
+  std::uint32_t free = 0;
+  for (std::uint64_t i = 1; i <= 4; ++i) propose(at(i), frames_.content(i, 3'000));
+  std::vector<Slice> taken;
+  while (Slice next = pool_.allocate()) taken.push_back(std::move(next));
+  acceptor_->on_decided({ballot(1), at(1), at(3)}, now_);
+  acceptor_->on_trimmed(Trimmed{4ull}, now_);
+  while (Slice next = pool_.allocate()) {
+    taken.push_back(std::move(next));
+    ++free;
+  }
+  EXPECT_EQ(free, 3u);
+}
+
 // --- Credits
 
 TEST_F(AcceptorTest, CreditRidesOnVotesAndGoesAloneWhenThereIsNone) {

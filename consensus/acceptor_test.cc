@@ -155,6 +155,34 @@ TEST_F(AcceptorTest, Phase1BSaysTrimmedNeverEmpty) {
   for (Outgoing& out : effects_.frames()) frames_.carry(acceptor_id(1), out);  // valid, each part
 }
 
+TEST_F(AcceptorTest, WhatIsChosenIsLetGoOnceItTakesTooManyBytes) {
+  retain_bytes_ = 10 * 1'000;
+  start(3, 1);
+  for (std::uint64_t i = 1; i <= 30; ++i) propose(at(i), frames_.content(i, 1'000));
+  EXPECT_EQ(acceptor_->trimmed_below(), at(1));  // it may be decided, or not
+  acceptor_->on_decided({ballot(1), at(1), at(21)}, now_);
+  EXPECT_EQ(acceptor_->trimmed_below(), at(11));
+  EXPECT_EQ(acceptor_->accepted(at(10)).ballot, kNoBallot);
+  EXPECT_EQ(acceptor_->accepted(at(11)).ballot, ballot(1));
+  EXPECT_EQ(count(AcceptorCounter::kShed), 10u);
+  for (std::uint64_t i = 31; i <= 40; ++i) propose(at(i), frames_.content(i, 10));
+  acceptor_->on_decided({ballot(1), at(1), at(41)}, now_);
+  EXPECT_EQ(acceptor_->trimmed_below(), at(22));  // small ones take more instances
+}
+
+TEST_F(AcceptorTest, KeepsWhatFollowsUntilHalfOfTheBytesAreTaken) {
+  retain_bytes_ = 10 * 1'000;
+  start(3, 1);
+  for (std::uint64_t i = 1; i <= 5; ++i) propose(at(i), frames_.content(i, 1'000));
+  acceptor_->on_decided({ballot(1), at(1), at(6)}, now_);
+  EXPECT_EQ(acceptor_->kept_until(at(1)), at(1 + 1'024));
+  propose(at(6), frames_.content(6, 1'000), ballot(1), {ballot(1), at(1), at(6)});
+  acceptor_->on_decided({ballot(1), at(1), at(7)}, now_);
+  EXPECT_EQ(acceptor_->kept_until(at(1)), at(1));
+  EXPECT_EQ(acceptor_->kept_until(at(2)), at(2 + 1'024));
+  EXPECT_EQ(acceptor_->kept_until(at(7)), at(7 + 1'024));
+}
+
 // --- Voting
 
 TEST_F(AcceptorTest, FirstOfTheRingStartsTheVote) {

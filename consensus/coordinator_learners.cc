@@ -32,7 +32,7 @@ Instance Coordinator::credit_below(const Learner& learner) const {
       return learner.delivered_below + options_.learner_window;
     case Standing::kTrailing:
       if (DEFECT(kTrailingOutrun)) break;
-      return learner.delivered_below + acceptor_.retain();
+      return acceptor_.kept_until(learner.delivered_below);
     case Standing::kGone:
       break;
   }
@@ -86,7 +86,7 @@ void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nan
   if (delivered_below + options_.learner_window / 2 >= fastest) {
     state.standing = Standing::kInSet;
     counters_[CoordinatorCounter::kLearnersBack].add();
-  } else if (delivered_below + acceptor_.retain() > next_) {
+  } else if (acceptor_.kept_until(delivered_below) > next_) {
     state.standing = Standing::kTrailing;
   }
 }

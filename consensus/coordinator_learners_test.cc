@@ -138,6 +138,25 @@ TEST_F(TrailingLearnerTest, IsWaitedForBeforeTheAcceptorsForget) {
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
 }
 
+TEST_F(TrailingLearnerTest, IsWaitedForBeforeTheAcceptorsHaveNoRoomForWhatItLacks) {
+  retain_bytes_ = 2 * 100 * 50;  // of values of 100 bytes
+  CoordinatorOptions options;
+  options.learner_window = 16;
+  start(3, options);
+  elect();
+  coordinator_->on_learner_status(0, at(1), true, now_);
+  coordinator_->on_learner_status(1, at(kFirst), true, now_);
+  for (int i = 0; i < 200; ++i) {
+    feed(1);
+    alive();
+    if (count(CoordinatorCounter::kLearnersLeft) == 0 && i > 20) pass(25 * kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 1u);
+  EXPECT_GE(next(), kFirst + 50);
+  EXPECT_LE(next(), kFirst + 52);
+  EXPECT_LE(raw(acceptor_->trimmed_below()), kFirst);
+}
+
 TEST_F(TrailingLearnerTest, IsLetComeNearOnceItMoves) {
   fall_behind();
   std::uint64_t delivered = kFirst;

@@ -102,8 +102,9 @@ class AcceptorNode final : public dataplane::Stage {
     return log_ == nullptr ? port_.transport().wait_descriptor() : -1;
   }
 
-  /// Touches the memory of values that came in several frames and are kept. Before the first poll.
-  void touch_memory() { pool_.touch(options_.acceptor.retain); }
+  /// Touches the memory, of `bytes`, of values that came in several frames and are kept. Before the
+  /// first poll.
+  void touch_memory(std::uint64_t bytes) { pool_.touch(options_.acceptor.retain, bytes); }
 
   /// Makes this node run Phase 1 at its next poll.
   void start_election() { start_election_ = true; }

@@ -58,13 +58,18 @@ BufferPool::~BufferPool() {
   if (shared.out.fetch_add(out, std::memory_order_acq_rel) + out == 0) destroy(shared);
 }
 
-void BufferPool::touch(std::uint32_t count) {
+void BufferPool::touch(std::uint32_t count, std::uint64_t bytes) {
   CHECK(fresh_ == 0);
-  const std::size_t bytes = std::min(count, count_) * stride_;
+  count = std::min(count, count_);
   // Written, so that each page is the pool's own; from the far end, so that what is handed out
   // first is what was touched last.
-  for (std::size_t at = bytes / kPageBytes * kPageBytes; at != 0; at -= kPageBytes) {
-    *static_cast<volatile std::byte*>(memory_ + at) = std::byte{0};
+  for (std::uint32_t i = count; i-- != 0;) {
+    const std::size_t begin = sizeof(Shared) + i * stride_;
+    const std::size_t end = begin + std::clamp<std::size_t>(bytes / count, 1, stride_);
+    for (std::size_t at = (end - 1) / kPageBytes * kPageBytes; at != 0; at -= kPageBytes) {
+      *static_cast<volatile std::byte*>(memory_ + at) = std::byte{0};
+      if (at <= begin) break;
+    }
   }
 }
 

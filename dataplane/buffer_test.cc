@@ -35,7 +35,7 @@ TEST(BufferPool, OnlyThePagesThatAreUsedTakeMemory) {
 TEST(BufferPool, TouchedMemoryIsThereBeforeItIsUsed) {
   constexpr std::uint32_t kBytes = 64 * 1024;
   BufferPool pool(8, kBytes);
-  pool.touch(4);
+  pool.touch(4, pool.bytes() / 2);
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   std::vector<Slice> kept;
   for (int i = 0; i < 8; ++i) {
@@ -51,6 +51,23 @@ TEST(BufferPool, TouchedMemoryIsThereBeforeItIsUsed) {
     } else if (i > 4) {
       EXPECT_LE(pages, 2);
     }
+  }
+}
+
+TEST(BufferPool, TouchesTheBeginningOfEachBufferIfThatIsAllThereIsMemoryFor) {
+  constexpr std::uint32_t kBytes = 64 * 1024;
+  BufferPool pool(8, kBytes);
+  pool.touch(8, 8 * 10'000);
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  for (int i = 0; i < 8; ++i) {
+    const Slice buffer = pool.allocate();
+    const auto begin = reinterpret_cast<std::uintptr_t>(buffer.data()) / page * page;
+    std::vector<unsigned char> resident(kBytes / page);
+    ASSERT_EQ(mincore(reinterpret_cast<void*>(begin), kBytes, resident.data()), 0);
+    EXPECT_TRUE((resident[0] & 1) != 0 && (resident[1] & 1) != 0);
+    const auto pages = std::count_if(resident.begin(), resident.end(),
+                                     [](unsigned char each) { return (each & 1) != 0; });
+    EXPECT_LE(pages, 5);  // one perhaps of the next buffer
   }
 }
 

@@ -36,7 +36,7 @@ class BlockArena {
   }
 
   /// Touches all blocks, before the first.
-  void touch() { pool_.touch(pool_.count()); }
+  void touch() { pool_.touch(pool_.count(), pool_.bytes()); }
 
   const dataplane::Slice& block() const { return block_; }
   /// Counts blocks begun: names the present one.

@@ -53,7 +53,8 @@ class Writer {
     out_ << "mtu = " << cluster.mtu << "\n\n[limits]\n";
     const Limits& limits = cluster.limits;
     out_ << "window = " << limits.window << "\nretain = " << limits.retain
-         << "\nvalue_bytes = " << limits.value_bytes << "\nsessions = " << limits.sessions
+         << "\nretain_mb = " << limits.retain_mb << "\nvalue_bytes = " << limits.value_bytes
+         << "\nsessions = " << limits.sessions
          << "\nsession_memory_mb = " << limits.session_memory_mb << "\n";
     for (const ServiceConfig& service : cluster.services) {
       out_ << "\n[[services]]\nname = \"" << service.name << "\"\nmemory_mb = " << service.memory_mb

@@ -92,6 +92,7 @@ class Loader {
     TomlReader reader(mistakes_, root_.table("limits"), "[limits]");
     reader.number("window", 1, 16'384, out.window);
     reader.number("retain", 1, 1u << 20, out.retain);
+    reader.number("retain_mb", 1, 1u << 20, out.retain_mb);
     // A value travels in a limited number of frames.
     const std::uint32_t value_bytes_max =
         consensus::kFragmentsMax *
@@ -111,6 +112,13 @@ class Loader {
                                 "; it must be at least twice 'window' (" +
                                 std::to_string(out.window) +
                                 "), so that what is in flight is retained");
+    }
+    const std::uint64_t in_flight = std::uint64_t{out.window} * out.value_bytes;
+    const std::uint64_t least = (2 * in_flight + (1u << 20) - 1) >> 20;
+    if (out.retain_mb < least) {
+      reader.note("retain_mb", "'retain_mb' in [limits] is " + std::to_string(out.retain_mb) +
+                                   "; it must be at least " + std::to_string(least) +
+                                   ", twice what 'window' values of 'value_bytes' take");
     }
     reader.finish();
   }

@@ -43,6 +43,8 @@ std::uint32_t learner_window(const Limits& limits) {
   return std::min(4 * limits.window, limits.retain);
 }
 
+std::uint64_t retained_bytes(const Limits& limits) { return std::uint64_t{limits.retain_mb} << 20; }
+
 /// Memory that full load takes is touched at start, if it is a small part of the machine's: else
 /// the first seconds of load go into that. Only by nodes of a new cluster, for nobody waits for
 /// these.
@@ -61,6 +63,7 @@ AcceptorNodeOptions acceptor_options(const ClusterConfig& cluster, const NodeCon
   options.identity = identity(cluster, node, 0);
   options.value_bytes_max = cluster.limits.value_bytes;
   options.acceptor.retain = cluster.limits.retain;
+  options.acceptor.retain_bytes = retained_bytes(cluster.limits);
   options.acceptor.fragment_bytes = consensus::fragment_bytes(frame_bytes(cluster));
   options.acceptor.fingerprint = fingerprint(cluster);
   options.coordinator.window = cluster.limits.window;
@@ -113,11 +116,14 @@ class AcceptorHost final : public Node {
   void touch_memory(const NodeSetup& setup) {
     const Limits& limits = setup.cluster.limits;
     const std::uint32_t kept = limits.retain + limits.window;
-    if (!touches(std::uint64_t{kept} * limits.value_bytes)) return;
+    const std::uint64_t bytes =
+        std::min(std::uint64_t{limits.retain} * limits.value_bytes, retained_bytes(limits)) +
+        std::uint64_t{limits.window} * limits.value_bytes;
+    if (!touches(bytes)) return;
     if (frame_bytes(setup.cluster) >= statemachine::ClientOptions{}.batch_bytes) {
-      setup.transport.touch_memory(kept);
+      setup.transport.touch_memory(kept, bytes);
     } else {
-      stage_.touch_memory();
+      stage_.touch_memory(bytes);
     }
   }
   static AcceptorNodeOptions options(const NodeSetup& setup, const recovery::AcceptorLog* log) {
@@ -274,7 +280,7 @@ Result<std::unique_ptr<Node>> make_proxy(const NodeSetup& setup) {
                                    setup.ring, setup.transport);
   if (!made) return made.error();
   if (setup.cluster.transport == TransportKind::kLocal &&
-      touches(statemachine::ClientOptions{}.buffer_bytes)) {
+      touches(client_options(setup.cluster, setup.node.id).buffer_bytes)) {
     made.value()->touch_memory();
   }
   return std::unique_ptr<Node>(std::make_unique<ProxyHost>(setup, std::move(made).value()));
@@ -312,6 +318,13 @@ statemachine::ClientOptions client_options(const ClusterConfig& cluster, consens
   options.value_bytes_max = cluster.limits.value_bytes;
   options.batch_bytes = std::min(options.batch_bytes, options.value_bytes_max);
   options.client_server = cluster.mode == Mode::kClientServer;
+  // In one process, what acceptors retain is what clients sent, in its place.
+  if (cluster.transport == TransportKind::kLocal) {
+    options.buffer_bytes =
+        std::max(options.buffer_bytes,
+                 retained_bytes(cluster.limits) +
+                     2 * std::uint64_t{cluster.limits.window} * cluster.limits.value_bytes);
+  }
   return options;
 }
 

@@ -82,15 +82,16 @@ UdpTransport::UdpTransport(const UdpOptions& options, Descriptor epoll)
 
 UdpTransport::~UdpTransport() = default;
 
-void UdpTransport::touch_memory(std::uint32_t frames) {
-  pool_.touch(frames);
+void UdpTransport::touch_memory(std::uint32_t frames, std::uint64_t bytes) {
+  pool_.touch(frames, bytes);
   // Once more by the kernel, which is to receive into it: on some virtual machines it has page
   // tables of its own to fill. Nothing is lost if that fails.
   const Descriptor zeros(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
   std::vector<Slice> touched(std::min(frames, pool_.count()));
   for (Slice& block : touched) {
     block = pool_.allocate();
-    if (!block || read(zeros.get(), block.mutable_data(), block.size()) <= 0) return;
+    const auto part = std::min<std::uint64_t>(block.size(), bytes / touched.size());
+    if (!block || read(zeros.get(), block.mutable_data(), part) <= 0) return;
   }
 }
 

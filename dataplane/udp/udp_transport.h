@@ -41,7 +41,7 @@ class UdpTransport final : public Transport {
   Endpoint endpoint() const override { return local_; }
   std::uint32_t frame_bytes_max() const override { return frame_bytes_max_; }
   int wait_descriptor() const override { return epoll_.get(); }
-  void touch_memory(std::uint32_t frames) override;
+  void touch_memory(std::uint32_t frames, std::uint64_t bytes) override;
 
   /// What an operator should hear after start-up, a sentence each; see kSocketBuffersClamped.
   const std::vector<std::string>& warnings() const { return warnings_; }

@@ -102,6 +102,12 @@ ClusterPlan draw_plan(Rng& rng) {
   if (rng.coin()) plan.base.flip_ppm = static_cast<std::uint32_t>(rng.below(2'000));
   plan.retain = pick(rng, {consensus::kUndecidedMax, 4'096u});
   // From copies: nothing else that a seed decides shifts.
+  // Little enough, in some, for what is decided to be too much long before the instances are.
+  if (Rng(Rng(rng).next() ^ 0xb17e5).chance(250'000)) {
+    plan.window = 16;
+    plan.value_bytes_max = 8'192;
+    plan.retain_bytes = 2 * std::uint64_t{plan.window} * plan.value_bytes_max;
+  }
   draw_disks(Rng(Rng(rng).next() ^ 0xd15c), plan);
   Rng third(Rng(rng).next() ^ 0x57a7e);
   Rng bystanders(Rng(rng).next() ^ 0xb757a);
@@ -180,6 +186,7 @@ consensus::AcceptorNodeOptions Cluster::acceptor_options(std::uint32_t acceptor)
   options.identity = {kCluster, 0, acceptor_id(acceptor), 1};
   options.value_bytes_max = plan_.value_bytes_max;
   options.acceptor.retain = plan_.retain;
+  options.acceptor.retain_bytes = plan_.retain_bytes;
   options.acceptor.fragment_bytes = consensus::fragment_bytes(plan_.frame_bytes_max);
   options.acceptor.fingerprint = kFingerprint;
   options.coordinator.window = plan_.window;

@@ -42,6 +42,7 @@ struct ClusterPlan {
   std::uint32_t window = 64;
   std::uint32_t learner_window = 256;
   std::uint32_t retain = 4'096;
+  std::uint64_t retain_bytes = 128u << 20;
   std::uint32_t ring_capacity = 16;  // between learner and worker
   LinkQuality base;                  // every link starts from this
   bool split_payloads = false;

@@ -37,6 +37,7 @@ constexpr RarePath kRarePaths[] = {
     {"value for one or two partitions", "order.masked"},
     {"window full", "coordinator.window_full"},
     {"blocked by a learner's credit", "coordinator.credit_blocked"},
+    {"decided value let go for what it takes", "acceptor.shed"},
     {"learner left the credit set", "coordinator.learners_left"},
     {"learner came back to the credit set", "coordinator.learners_back"},
     {"proposal beyond a learner's window", "learner.drop_beyond_window"},

@@ -39,10 +39,12 @@ bool RawClient::submit_next(Nanos now) {
   if (!credit || outstanding_.size() >= options_.window) return false;
   dataplane::Slice bytes = pool_.allocate();
   if (!bytes) return false;
-  const std::uint64_t fragments_max =
-      std::min<std::uint64_t>(consensus::kFragmentsMax, options_.value_bytes_max / fragment_bytes_);
+  const std::uint64_t fragments_max = std::clamp<std::uint64_t>(
+      options_.value_bytes_max / fragment_bytes_, 1, consensus::kFragmentsMax);
   const std::uint64_t longest =
-      rng_.chance(options_.large_ppm) ? fragments_max * fragment_bytes_ : 600;
+      rng_.chance(options_.large_ppm)
+          ? std::min<std::uint64_t>(fragments_max * fragment_bytes_, options_.value_bytes_max)
+          : 600;
   const std::uint32_t size =
       static_cast<std::uint32_t>(rng_.between(8, static_cast<std::int64_t>(longest)));
   bytes.truncate(size);

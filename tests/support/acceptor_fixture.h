@@ -16,6 +16,7 @@ class AcceptorTest : public testing::Test {
     configuration_ = configuration(acceptors);
     AcceptorOptions options;
     options.retain = retain;
+    options.retain_bytes = retain_bytes_;
     options.fragment_bytes = Frames::kFragment;
     options.fingerprint = 5;
     acceptor_ = std::make_unique<Acceptor>(configuration_, self, options, pool_);
@@ -64,6 +65,7 @@ class AcceptorTest : public testing::Test {
   }
   std::uint64_t count(AcceptorCounter which) { return acceptor_->counters()[which].get(); }
 
+  std::uint64_t retain_bytes_ = 128u << 20;
   dataplane::BufferPool pool_{2'048, kValueBytesMax};
   Frames frames_;
   Configuration configuration_;

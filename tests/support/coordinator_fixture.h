@@ -13,6 +13,7 @@ class CoordinatorTest : public testing::Test {
   void start(std::uint32_t acceptors, CoordinatorOptions options = {}) {
     configuration_ = configuration(acceptors);
     AcceptorOptions acceptor_options;
+    acceptor_options.retain_bytes = retain_bytes_;
     acceptor_options.fragment_bytes = options.fragment_bytes = Frames::kFragment;
     acceptor_ = std::make_unique<Acceptor>(configuration_, 0, acceptor_options, pool_);
     coordinator_ = std::make_unique<Coordinator>(configuration_, 0, options, *acceptor_, pool_);
@@ -115,6 +116,7 @@ class CoordinatorTest : public testing::Test {
   }
   std::uint64_t count(CoordinatorCounter which) { return coordinator_->counters()[which].get(); }
 
+  std::uint64_t retain_bytes_ = 128u << 20;
   dataplane::BufferPool pool_{4'096, kValueBytesMax};
   Frames frames_;
   Configuration configuration_;
