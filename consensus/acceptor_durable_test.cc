@@ -245,9 +245,8 @@ TEST_F(DurableAcceptorTest, RestoredAcceptorVotesForTheDecidedValuesThatItHolds)
 // T5b: whoever took part in a configuration does so again.
 TEST_F(DurableAcceptorTest, RestoredAcceptorHoldsInMemoryWhatThereIsRoomFor) {
   RecoveredAcceptor recovered{.promised = ballot(1), .chosen_below = at(10), .accepted = {}};
-  for (std::uint64_t i = 1; i <= 12; ++i) {
+  for (std::uint64_t i = 1; i <= 12; ++i)
     recovered.accepted.push_back(accept(at(i), ballot(1), frames_.content(i, 1'000)));
-  }
   retain_bytes_ = 4'000;
   start_durable(3, 1, recovered);
   EXPECT_EQ(acceptor_->accepted(at(5)).ballot, kNoBallot);  // it is read from the log

@@ -125,9 +125,9 @@ class BufferPool {
     buffer->references.store(1, std::memory_order_relaxed);
     return Slice::adopt(buffer, 0, capacity_);
   }
-  /// Touches memory of the first `count` buffers, before any is handed out: it then takes no time of
-  /// the data path. A page's first touch costs that 2 us, and 10 to 20 on a virtual machine. `bytes`
-  /// are divided among the buffers: the beginning of each, a page at least.
+  /// Touches memory of the first `count` buffers, before any is handed out: it then takes no time
+  /// of the data path. A page's first touch costs that 2 us, and 10 to 20 on a virtual machine.
+  /// `bytes` are divided among the buffers: the beginning of each, a page at least.
   void touch(std::uint32_t count, std::uint64_t bytes);
   std::uint32_t capacity() const { return capacity_; }
   std::uint32_t count() const { return count_; }

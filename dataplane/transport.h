@@ -89,8 +89,8 @@ class Transport {
   /// nothing.
   virtual int wait_descriptor() const { return -1; }
 
-  /// Touches the memory that `frames` received and kept take, which are `bytes` at most together, if
-  /// it is the transport's own. Before the first receive().
+  /// Touches the memory that `frames` received and kept take, which are `bytes` at most together,
+  /// if it is the transport's own. Before the first receive().
   virtual void touch_memory(std::uint32_t /*frames*/, std::uint64_t /*bytes*/) {}
 
   /// Adds all that this transport counts to the registry, as stages of `node`.

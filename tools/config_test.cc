@@ -210,8 +210,8 @@ TEST(ConfigMistakes, OutOfRange) {
   expect_error(std::string(kThree) + "[limits]\nvalue_bytes = 1000000\n", "c.toml:30: ", "to 8");
   expect_error(std::string(kThree) + "[limits]\nwindow = 100\n", "c.toml:30: ", "such as 128");
   expect_error(std::string(kThree) + "[limits]\nretain = 64\n", "c.toml:30: ", "twice");
-  expect_error(std::string(kThree) + "[limits]\nretain_mb = 31\n", "c.toml:30: ",
-               "at least 32, twice what 'window' values of 'value_bytes' take");
+  expect_error(std::string(kThree) + "[limits]\nretain_mb = 31\n",
+               "c.toml:30: ", "at least 32, twice what 'window' values of 'value_bytes' take");
 }
 
 TEST(ConfigMistakes, DiskNeedsADirectoryForEachAcceptor) {
