@@ -19,6 +19,7 @@ Acceptor::Acceptor(const Configuration& configuration, std::uint32_t self,
       ring_delay_(kMillisecond, options.ring_late_floor, options.ring_late_ceiling),
       waiting_(options.durable ? options.retain : 0) {
   CHECK(std::has_single_bit(options.retain) && options.retain >= kUndecidedMax);
+  CHECK(options.retain_bytes >= 2 * options.undecided_bytes);
 }
 
 // --- Phase 1

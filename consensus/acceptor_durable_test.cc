@@ -24,6 +24,7 @@ class DurableAcceptorTest : public AcceptorTest {
     AcceptorOptions options;
     options.retain = retain;
     options.retain_bytes = retain_bytes_;
+    options.undecided_bytes = retain_bytes_ / 2;
     options.fragment_bytes = Frames::kFragment;
     options.fingerprint = 5;
     options.durable = true;

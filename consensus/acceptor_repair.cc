@@ -107,7 +107,10 @@ void Acceptor::on_trimmed(const Trimmed& trimmed, Nanos now) {
   // Decided and gone everywhere it was asked for: nothing here can matter any more.
   const Instance below{trimmed.trimmed_below.get()};
   for (; held_from_ < std::min(below, seen_below_); ++held_from_) {
-    if (slot(held_from_).instance == held_from_) slot(held_from_) = Slot{};
+    Slot& place = slot(held_from_);
+    if (place.instance != held_from_) continue;
+    let_go_bytes_ = std::max(let_go_bytes_, place.bytes_through);
+    place = Slot{};
   }
   if (chosen_below_ <= below) let_go_bytes_ = chosen_bytes_;
   trimmed_below_ = std::max(trimmed_below_, below);

@@ -41,25 +41,20 @@ void Acceptor::let_go(Slot& place) {
 void Acceptor::shed() {
   while (chosen_bytes_ - let_go_bytes_ > options_.retain_bytes && held_from_ < chosen_below_) {
     Slot& place = slot(held_from_);
-    if (place.instance != held_from_) {
-      ++held_from_;  // it was never here
-      continue;
-    }
+    CHECK(place.instance == held_from_);
     if (place.number > durable_) return;
     counters_[AcceptorCounter::kShed].add();
     let_go(place);
   }
 }
 
-/// What is undecided takes half of `retain_bytes` at most.
 Instance Acceptor::kept_until(Instance from) const {
-  std::uint64_t before = let_go_bytes_;
-  if (from >= chosen_below_) {
-    before = chosen_bytes_;
-  } else if (from > held_from_) {
-    before = std::max(before, slot(from - 1).bytes_through);
-  }
-  return chosen_bytes_ - before > options_.retain_bytes / 2 ? from : from + options_.retain;
+  const std::uint64_t most = options_.retain_bytes - options_.undecided_bytes;
+  const Instance whole = from + options_.retain;
+  if (chosen_bytes_ - let_go_bytes_ <= most || from >= chosen_below_) return whole;
+  const std::uint64_t before =
+      from > held_from_ ? std::max(let_go_bytes_, slot(from - 1).bytes_through) : let_go_bytes_;
+  return chosen_bytes_ - before <= most ? whole : from;
 }
 
 Acceptor::Accepted Acceptor::accepted(Instance instance) const {

@@ -27,16 +27,13 @@ constexpr Nanos kAliveWithin = 200 * kMillisecond;
 
 /// How far a learner lets proposals go.
 Instance Coordinator::credit_below(const Learner& learner) const {
-  switch (learner.standing) {
-    case Standing::kInSet:
-      return learner.delivered_below + options_.learner_window;
-    case Standing::kTrailing:
-      if (DEFECT(kTrailingOutrun)) break;
-      return acceptor_.kept_until(learner.delivered_below);
-    case Standing::kGone:
-      break;
+  if (learner.standing == Standing::kGone) return Instance{~std::uint64_t{0}};
+  if (learner.standing == Standing::kTrailing && DEFECT(kTrailingOutrun)) {
+    return Instance{~std::uint64_t{0}};
   }
-  return Instance{~std::uint64_t{0}};
+  const Instance kept = acceptor_.kept_until(learner.delivered_below);
+  if (learner.standing == Standing::kTrailing) return kept;
+  return std::min(kept, learner.delivered_below + options_.learner_window);
 }
 
 /// (One that is to be taken out holds nobody up any more.)

@@ -202,7 +202,7 @@ void Proposer::on_submit_ack(NodeId from, const SubmitAck& ack, Nanos now, Effec
 void Proposer::forget_received(std::uint64_t sequence, Nanos now) {
   for (std::uint64_t lacked = sequence; lacked < received_below_; ++lacked) {
     at(lacked).unsent = true;
-    schedule(at(lacked), now);
+    schedule(at(lacked), std::max(now, at(lacked).last_sent + reply_mean_));
   }
   received_below_ = sequence;
 }

@@ -35,7 +35,7 @@ const char* to_string(consensus::Dissemination dissemination);
 struct Limits {
   std::uint32_t window = 256;               // instances proposed and not yet decided
   std::uint32_t retain = 8'192;             // decided instances kept for those who missed them,
-  std::uint32_t retain_mb = 96;             // as long as their values take no more than this
+  std::uint32_t retain_mb = 128;            // as long as their values take no more than this
   std::uint32_t value_bytes = 65'536;       // the largest batch, in bytes
   std::uint32_t sessions = 131'072;         // client sessions open at once
   std::uint32_t session_memory_mb = 1'024;  // their windows and the replies kept for them

@@ -90,8 +90,8 @@ class Loader {
   void limits() {
     Limits& out = config_.cluster.limits;
     TomlReader reader(mistakes_, root_.table("limits"), "[limits]");
-    reader.number("window", 1, 16'384, out.window);
-    reader.number("retain", 1, 1u << 20, out.retain);
+    reader.number("window", 1, consensus::kUndecidedMax / 2, out.window);
+    reader.number("retain", consensus::kUndecidedMax, 1u << 20, out.retain);
     reader.number("retain_mb", 1, 1u << 20, out.retain_mb);
     // A value travels in a limited number of frames.
     const std::uint32_t value_bytes_max =
@@ -106,12 +106,6 @@ class Loader {
       reader.note(key, quoted(key) + " in [limits] is " + std::to_string(value) +
                            "; it must be a power of two, such as " +
                            std::to_string(std::bit_ceil(value)));
-    }
-    if (out.retain < 2 * out.window) {
-      reader.note("retain", "'retain' in [limits] is " + std::to_string(out.retain) +
-                                "; it must be at least twice 'window' (" +
-                                std::to_string(out.window) +
-                                "), so that what is in flight is retained");
     }
     const std::uint64_t in_flight = std::uint64_t{out.window} * out.value_bytes;
     const std::uint64_t least = (2 * in_flight + (1u << 20) - 1) >> 20;

@@ -209,7 +209,8 @@ TEST(ConfigMistakes, OutOfRange) {
   expect_error(with("[0, 5]", "[64]"), "c.toml:23: ", "0 to 63");
   expect_error(std::string(kThree) + "[limits]\nvalue_bytes = 1000000\n", "c.toml:30: ", "to 8");
   expect_error(std::string(kThree) + "[limits]\nwindow = 100\n", "c.toml:30: ", "such as 128");
-  expect_error(std::string(kThree) + "[limits]\nretain = 64\n", "c.toml:30: ", "twice");
+  expect_error(std::string(kThree) + "[limits]\nretain = 64\n", "c.toml:30: ", "1024 to ");
+  expect_error(std::string(kThree) + "[limits]\nwindow = 1024\n", "c.toml:30: ", "1 to 512");
   expect_error(std::string(kThree) + "[limits]\nretain_mb = 31\n",
                "c.toml:30: ", "at least 32, twice what 'window' values of 'value_bytes' take");
 }

@@ -43,7 +43,13 @@ std::uint32_t learner_window(const Limits& limits) {
   return std::min(4 * limits.window, limits.retain);
 }
 
-std::uint64_t retained_bytes(const Limits& limits) { return std::uint64_t{limits.retain_mb} << 20; }
+std::uint64_t retained_bytes(const Limits& limits) {
+  return std::min(std::uint64_t{limits.retain} * limits.value_bytes,
+                  std::uint64_t{limits.retain_mb} << 20);
+}
+std::uint64_t undecided_bytes(const Limits& limits) {
+  return std::uint64_t{limits.window} * limits.value_bytes;
+}
 
 /// Memory that full load takes is touched at start, if it is a small part of the machine's: else
 /// the first seconds of load go into that. Only by nodes of a new cluster, for nobody waits for
@@ -64,6 +70,7 @@ AcceptorNodeOptions acceptor_options(const ClusterConfig& cluster, const NodeCon
   options.value_bytes_max = cluster.limits.value_bytes;
   options.acceptor.retain = cluster.limits.retain;
   options.acceptor.retain_bytes = retained_bytes(cluster.limits);
+  options.acceptor.undecided_bytes = undecided_bytes(cluster.limits);
   options.acceptor.fragment_bytes = consensus::fragment_bytes(frame_bytes(cluster));
   options.acceptor.fingerprint = fingerprint(cluster);
   options.coordinator.window = cluster.limits.window;
@@ -116,9 +123,7 @@ class AcceptorHost final : public Node {
   void touch_memory(const NodeSetup& setup) {
     const Limits& limits = setup.cluster.limits;
     const std::uint32_t kept = limits.retain + limits.window;
-    const std::uint64_t bytes =
-        std::min(std::uint64_t{limits.retain} * limits.value_bytes, retained_bytes(limits)) +
-        std::uint64_t{limits.window} * limits.value_bytes;
+    const std::uint64_t bytes = retained_bytes(limits) + undecided_bytes(limits);
     if (!touches(bytes)) return;
     if (frame_bytes(setup.cluster) >= statemachine::ClientOptions{}.batch_bytes) {
       setup.transport.touch_memory(kept, bytes);
@@ -320,10 +325,8 @@ statemachine::ClientOptions client_options(const ClusterConfig& cluster, consens
   options.client_server = cluster.mode == Mode::kClientServer;
   // In one process, what acceptors retain is what clients sent, in its place.
   if (cluster.transport == TransportKind::kLocal) {
-    options.buffer_bytes =
-        std::max(options.buffer_bytes,
-                 retained_bytes(cluster.limits) +
-                     2 * std::uint64_t{cluster.limits.window} * cluster.limits.value_bytes);
+    options.buffer_bytes = std::max(
+        options.buffer_bytes, retained_bytes(cluster.limits) + 2 * undecided_bytes(cluster.limits));
   }
   return options;
 }

@@ -13,15 +13,17 @@ using TransportResult = Result<std::unique_ptr<dataplane::Transport>>;
 bool is_memif(const NodeConfig& node) { return node.device.rfind("net_memif", 0) == 0; }
 
 /// Frames that a node's window, log and assembly may hold at once.
-std::uint32_t frames_held(const ClusterConfig& cluster) {
-  return 2 * cluster.limits.window + cluster.limits.retain + 2'048;
+std::uint32_t frames_held(const ClusterConfig& cluster, const NodeConfig& node) {
+  const Limits& limits = cluster.limits;
+  const bool retains = node.kind == NodeKind::kAcceptor;
+  return (retains ? limits.retain + 2 * limits.window : 10 * limits.window) + 2'048;
 }
 
 TransportResult open_udp(const ClusterConfig& cluster, const NodeConfig& node) {
   dataplane::UdpOptions options;
   options.local = node.address;
   options.mtu = cluster.mtu;
-  options.receive_buffers = frames_held(cluster);
+  options.receive_buffers = frames_held(cluster, node);
   auto opened = dataplane::UdpTransport::open(options);
   if (!opened) return opened.error();
   for (const std::string& warning : opened.value()->warnings()) {
@@ -39,7 +41,7 @@ TransportResult open_dpdk(const ClusterConfig& cluster, const NodeConfig& node) 
   config.device = node.device;
   config.endpoint = node.address;
   config.mtu = cluster.mtu;
-  config.rx_frames_held = frames_held(cluster);
+  config.rx_frames_held = frames_held(cluster, node);
   return dataplane::open_dpdk_transport(config);
 }
 

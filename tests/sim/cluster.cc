@@ -187,6 +187,7 @@ consensus::AcceptorNodeOptions Cluster::acceptor_options(std::uint32_t acceptor)
   options.value_bytes_max = plan_.value_bytes_max;
   options.acceptor.retain = plan_.retain;
   options.acceptor.retain_bytes = plan_.retain_bytes;
+  options.acceptor.undecided_bytes = std::uint64_t{plan_.window} * plan_.value_bytes_max;
   options.acceptor.fragment_bytes = consensus::fragment_bytes(plan_.frame_bytes_max);
   options.acceptor.fingerprint = kFingerprint;
   options.coordinator.window = plan_.window;

@@ -17,6 +17,7 @@ class AcceptorTest : public testing::Test {
     AcceptorOptions options;
     options.retain = retain;
     options.retain_bytes = retain_bytes_;
+    options.undecided_bytes = retain_bytes_ / 2;
     options.fragment_bytes = Frames::kFragment;
     options.fingerprint = 5;
     acceptor_ = std::make_unique<Acceptor>(configuration_, self, options, pool_);

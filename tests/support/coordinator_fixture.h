@@ -14,6 +14,7 @@ class CoordinatorTest : public testing::Test {
     configuration_ = configuration(acceptors);
     AcceptorOptions acceptor_options;
     acceptor_options.retain_bytes = retain_bytes_;
+    acceptor_options.undecided_bytes = retain_bytes_ / 2;
     acceptor_options.fragment_bytes = options.fragment_bytes = Frames::kFragment;
     acceptor_ = std::make_unique<Acceptor>(configuration_, 0, acceptor_options, pool_);
     coordinator_ = std::make_unique<Coordinator>(configuration_, 0, options, *acceptor_, pool_);

@@ -236,6 +236,9 @@ Status Failover::one_run(const Kind* kind, std::uint32_t number) {
   wait(kRecovery);
   if (Status all = await_measured(first, begin); !all) return all;
   if (Status rested = rig_.rest(); !rested) return rested;
+  if (timeline_.count() - first > kSamples) {
+    return Error{"more completed around a fault than there is room to note"};
+  }
   const Seen seen = look(timeline_, first, begin);
   plot_.add(timeline_, first, begin);
   took_.insert(took_.end(), seen.took.begin(), seen.took.end());
