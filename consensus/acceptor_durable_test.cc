@@ -489,9 +489,7 @@ TEST_F(DurableCoordinatorTest, WhoDidNotKnowIsAskedAgain) {
   promise(1, {});
   effects_.clear();
   pass(20 * kMillisecond);
-  std::set<std::uint32_t> asked;
-  for (Outgoing* out : sent(effects_, MessageType::kPhase1A)) asked.insert(out->to.address);
-  EXPECT_EQ(asked.size(), 2u);
+  EXPECT_EQ(sent(effects_, MessageType::kPhase1A).size(), 2u);
   unknown_ = {};
   promise(1, {}, kFirstInstance, 0, 1, 2);
   EXPECT_TRUE(coordinator_->active());

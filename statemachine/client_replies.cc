@@ -213,19 +213,22 @@ void Client::Impl::expire(Batch& batch, Nanos now) {
 }
 
 /// A batch that every replica was asked about twice, in vain, is put into the order again: what was
-/// executed is answered from the session table there, and reads are read anew.
+/// executed is answered from the session table there, and reads are read anew. The last place is the
+/// oldest one's: places are free only once that is answered.
 void Client::Impl::check_unanswered(Nanos now) {
   if (proposer_.outstanding() == 0 || now < check_unanswered_at_) return;
   check_unanswered_at_ = now + kCheckUnanswered;
   const std::uint32_t asked = 2 * proposer_.answerers();
   const std::uint64_t next = proposer_.next_sequence();
-  for (std::uint64_t sequence = next - proposer_.outstanding(); sequence < next; ++sequence) {
+  const std::uint64_t oldest = next - proposer_.outstanding();
+  for (std::uint64_t sequence = oldest; sequence < next; ++sequence) {
     if (!proposer_.outstanding(sequence) || proposer_.queries(sequence) <= asked) continue;
     if (used_ != 0) {
       if (!proposer_.can_propose()) return;
       propose_batch(now);
     }
-    if (!proposer_.can_propose() || !begin_batch(batches_.size(), now)) return;
+    const std::size_t places = batches_.size() - (sequence == oldest ? 0 : 1);
+    if (!proposer_.can_propose() || !begin_batch(places, now)) return;
     reorder(at(sequence), now);
   }
 }
