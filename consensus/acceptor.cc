@@ -312,8 +312,10 @@ void Acceptor::take_votes(const Phase2BEntry& entry, Ballot ballot, std::uint32_
 // --- Votes, gathered over a burst
 
 void Acceptor::vote(const Slot& place, AcceptorSet votes, std::uint32_t to, Effects& effects) {
-  // What an earlier configuration governs is decided.
+  // What an earlier configuration governs is decided. One that is not settled (again) is given
+  // values that are: at the ballot it promised, too.
   if (to == self_ || place.instance < configuration_.from) return;
+  if (!settled() && !DEFECT(kUnsettledVotes)) return;
   if (votes_count_ == kPhase2BEntriesMax || votes_to_ != to || votes_ballot_ != place.ballot) {
     flush_votes(effects);
     votes_to_ = to;

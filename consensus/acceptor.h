@@ -242,6 +242,7 @@ class Acceptor {
   bool log_takes(const Value& value);
   void keep(Slot& slot, Effects& effects);
   void answer_phase1a(Effects& effects);
+  void forget_recent(const RecoveredAcceptor& recovered);
   bool mend(Instance instance, const Received& in, Effects& effects);
   void mend_missing(Nanos now, Effects& effects);
   void vote(const Slot& slot, AcceptorSet votes, std::uint32_t to, Effects& effects);

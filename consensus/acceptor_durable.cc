@@ -23,8 +23,11 @@ namespace annulus::consensus {
 void Acceptor::restore(const RecoveredAcceptor& recovered) {
   CHECK(options_.durable && number_ == 0 && promised_ == kNoBallot);
   promised_ = recovered.promised;
-  chosen_below_ = held_from_ = recovered.chosen_below;
-  accepted_below_ = seen_below_ = recovered.chosen_below;
+  unknown_ = recovered.unknown;
+  missing_ = recovered.missing;
+  chosen_below_ = recovered.chosen_below;
+  forget_recent(recovered);
+  held_from_ = accepted_below_ = seen_below_ = chosen_below_;
   // Chosen ones stay in memory as far back as it knows them all, and has room for them.
   for (auto each = recovered.accepted.rbegin(); each != recovered.accepted.rend(); ++each) {
     if (each->instance + slots_.size() <= recovered.accepted.back().instance) break;
@@ -33,8 +36,6 @@ void Acceptor::restore(const RecoveredAcceptor& recovered) {
     chosen_bytes_ += each->value.bytes;
     held_from_ = each->instance;
   }
-  unknown_ = recovered.unknown;
-  missing_ = recovered.missing;
   missing_.reserve(missing_.size() + kUndecidedMax);  // those that a read finds damaged
   std::uint64_t bytes_through = 0;
   for (const RecoveredAcceptor::Accept& accept : recovered.accepted) {
@@ -52,13 +53,27 @@ void Acceptor::restore(const RecoveredAcceptor& recovered) {
       bytes.truncate(static_cast<std::uint32_t>(accept.bytes.size()));
     }
     place.held.set(accept.value, bytes);
-    place.chosen = accept.instance < chosen_below_;
-    if (place.chosen) place.bytes_through = bytes_through += accept.value.bytes;
+    place.chosen = accept.instance < recovered.chosen_below;
+    if (accept.instance < chosen_below_) place.bytes_through = bytes_through += accept.value.bytes;
     accepted_below_ = std::max(accepted_below_, accept.instance + 1);
     seen_below_ = std::max(seen_below_, accept.instance + 1);
   }
   // Nobody may have anything to say to it before it has mended what it lacks.
   if (!missing_.empty() || chosen_below_ < known_decided()) schedule(0);
+}
+
+/// Of what it lost lately, others may have the values and not know that they were chosen, as this
+/// one did. It goes on from before these, as one that fell behind and cannot tell what it accepted
+/// there. Lost earlier than kUndecidedMax instances ago: whoever accepted what came since knows it.
+void Acceptor::forget_recent(const RecoveredAcceptor& recovered) {
+  Instance top = std::max(chosen_below_, unknown_.below);
+  if (!recovered.accepted.empty()) top = std::max(top, recovered.accepted.back().instance + 1);
+  const auto recent = std::find_if(missing_.begin(), missing_.end(),
+                                   [&](Instance lost) { return lost + kUndecidedMax >= top; });
+  if (recent == missing_.end()) return;
+  chosen_below_ = *recent;
+  unknown_ = {*recent, std::max(unknown_.below, missing_.back() + 1)};
+  missing_.erase(recent, missing_.end());
 }
 
 InstanceRange Acceptor::unknown() const {

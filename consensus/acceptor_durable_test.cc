@@ -1,11 +1,7 @@
-// What an acceptor and its coordinator may say before their log has written, and what they know
-// after it was read back.
+// What an acceptor may say before its log has written, and what it knows after it was read back.
 #include <gtest/gtest.h>
 
-#include <set>
-
 #include "tests/support/acceptor_fixture.h"
-#include "tests/support/coordinator_fixture.h"
 
 namespace annulus::consensus {
 namespace {
@@ -355,7 +351,7 @@ TEST_F(DurableAcceptorTest, DamagedRangeIsReportedUnknownUntilAcceptedAgain) {
 TEST_F(DurableAcceptorTest, LostChosenValuesAreAskedForAndKeptAgain) {
   RecoveredAcceptor recovered;
   recovered.promised = ballot(5);
-  recovered.chosen_below = at(10);
+  recovered.chosen_below = at(10 + kUndecidedMax);
   recovered.missing = {at(3), at(4)};
   start_durable(3, 1, recovered);
   pass(kMillisecond);
@@ -377,6 +373,40 @@ TEST_F(DurableAcceptorTest, LostChosenValuesAreAskedForAndKeptAgain) {
   EXPECT_EQ(effects_.keeps().size(), 1u);
 }
 
+// The others may hold them and not know that they were chosen: nobody would ever tell it.
+TEST_F(DurableAcceptorTest, GoesOnFromBeforeWhatItLostLately) {
+  RecoveredAcceptor recovered{.promised = ballot(5), .chosen_below = at(10), .accepted = {}};
+  recovered.missing = {at(3), at(5)};
+  for (std::uint64_t i = 6; i <= 10; ++i)
+    recovered.accepted.push_back(accept(at(i), ballot(5), frames_.content(i)));
+  start_durable(3, 1, recovered);
+  EXPECT_EQ(acceptor_->chosen_below(), at(3));
+  phase1a(ballot(6), at(3));
+  written(last_kept());
+  auto answers = sent(effects_, MessageType::kPhase1B);
+  ASSERT_EQ(answers.size(), 1u);
+  EXPECT_EQ(message_of<Phase1B>(*answers[0]).chosen_below, 3u);
+  EXPECT_EQ(message_of<Phase1B>(*answers[0]).unknown_from, 3u);
+  EXPECT_EQ(message_of<Phase1B>(*answers[0]).unknown_below, 6u);
+  EXPECT_EQ(reported().size(), 5u);
+  effects_.clear();
+  for (std::uint64_t i = 3; i <= 5; ++i) propose(at(i), frames_.content(i), ballot(6));
+  acceptor_->on_decided({ballot(6), at(3), at(6)}, now_);
+  EXPECT_EQ(acceptor_->chosen_below(), at(10));
+}
+
+TEST_F(DurableAcceptorTest, VotesNotForTheDecidedValuesThatSettleIt) {
+  RecoveredAcceptor recovered{.promised = ballot(5), .chosen_below = at(10), .accepted = {}};
+  recovered.missing = {at(3), at(9)};
+  start_durable(3, 1, recovered, 1'024, at(8));
+  EXPECT_FALSE(acceptor_->settled());
+  acceptor_->on_value(frames_.value(acceptor_id(2), at(9), ballot(5), frames_.content(9), true),
+                      now_, effects_);
+  written(last_kept());
+  EXPECT_TRUE(votes_sent(0).empty());
+  EXPECT_EQ(acceptor_->accepted(at(9)).ballot, ballot(5));
+}
+
 TEST_F(DurableAcceptorTest, ValueThatAReadFindsDamagedIsMended) {
   RecoveredAcceptor recovered;
   recovered.chosen_below = at(10);
@@ -385,114 +415,6 @@ TEST_F(DurableAcceptorTest, ValueThatAReadFindsDamagedIsMended) {
   EXPECT_TRUE(sent(effects_, MessageType::kValue).empty());
   pass(kMillisecond);
   EXPECT_EQ(sent(effects_, MessageType::kPull).size(), 1u);
-}
-
-// --- The coordinator, beside a durable acceptor
-
-class DurableCoordinatorTest : public CoordinatorTest {
- protected:
-  void start_durable(std::uint32_t acceptors, const RecoveredAcceptor& recovered = {}) {
-    configuration_ = configuration(acceptors);
-    AcceptorOptions acceptor_options;
-    CoordinatorOptions options;
-    acceptor_options.fragment_bytes = options.fragment_bytes = Frames::kFragment;
-    acceptor_options.durable = true;
-    acceptor_ = std::make_unique<Acceptor>(configuration_, 0, acceptor_options, pool_);
-    acceptor_->restore(recovered);
-    coordinator_ = std::make_unique<Coordinator>(configuration_, 0, options, *acceptor_, pool_);
-    written(0);
-  }
-  void written(std::uint64_t number) {
-    acceptor_->on_durable({.durable = number, .space = kPlenty}, now_, effects_);
-    coordinator_->on_durable(now_, effects_);
-  }
-};
-
-TEST_F(DurableCoordinatorTest, BallotIsNotHeardOfBeforeItsPromiseIsDurable) {
-  start_durable(3);
-  coordinator_->start(now_, effects_);
-  pass(100 * kMillisecond);
-  EXPECT_TRUE(sent(effects_, MessageType::kPhase1A).empty());
-  written(1);
-  EXPECT_EQ(sent(effects_, MessageType::kPhase1A).size(), 2u);
-}
-
-TEST_F(DurableCoordinatorTest, BallotIsAboveEveryOneOfItsEarlierLife) {
-  RecoveredAcceptor recovered;
-  recovered.promised = ballot(7);
-  start_durable(3, recovered);
-  coordinator_->start(now_, effects_);
-  EXPECT_GT(coordinator_->ballot(), ballot(7));
-}
-
-TEST_F(DurableCoordinatorTest, OwnVoteCountsOnlyOnceItIsDurable) {
-  start_durable(3);
-  coordinator_->start(now_, effects_);
-  written(1);
-  promise(1, {});
-  ASSERT_TRUE(coordinator_->active());
-  submit(1, 2);
-  turn();
-  vote_for(1, 2);
-  EXPECT_EQ(coordinator_->decided_below(), at(1));
-  written(2);
-  EXPECT_EQ(coordinator_->decided_below(), at(2));
-  written(3);
-  EXPECT_EQ(coordinator_->decided_below(), at(3));
-}
-
-TEST_F(DurableCoordinatorTest, SlowDiskOfTheCoordinatorIsNotWaitedFor) {
-  start_durable(3);
-  coordinator_->start(now_, effects_);
-  written(1);
-  promise(1, {});
-  submit(1, 1);
-  turn();
-  vote_for(1, 1, 1);
-  vote_for(1, 1, 2);
-  EXPECT_EQ(coordinator_->decided_below(), at(2));
-}
-
-TEST_F(DurableCoordinatorTest, DamagedPromiseIsNotCountedWhereItIsUnknown) {
-  start_durable(3);
-  coordinator_->start(now_, effects_);
-  written(1);
-  unknown_ = {at(3), at(9)};
-  promise(1, {accepted(at(1), ballot(1, 1), frames_.content(1).value)});
-  EXPECT_FALSE(coordinator_->active());
-  EXPECT_EQ(count(CoordinatorCounter::kPhase1Unknown), 1u);
-  // Its own log may be whole, but a majority must know each instance.
-  unknown_ = {};
-  const Content content = frames_.content(5);
-  promise(2, {accepted(at(5), ballot(1, 1), content.value)});
-  value(2, at(5), ballot(1, 1), content);
-  value(1, at(1), ballot(1, 1), frames_.content(1));
-  EXPECT_TRUE(coordinator_->active());
-}
-
-TEST_F(DurableCoordinatorTest, DamageIsForgottenWhereItIsMendedOrListed) {
-  start_durable(3);
-  coordinator_->start(now_, effects_);
-  written(1);
-  unknown_ = {at(1), at(2)};
-  const Content content = frames_.content(1);
-  promise(1, {accepted(at(1), ballot(1, 1), content.value)});  // accepted since
-  value(1, at(1), ballot(1, 1), content);
-  EXPECT_TRUE(coordinator_->active());
-}
-
-TEST_F(DurableCoordinatorTest, WhoDidNotKnowIsAskedAgain) {
-  start_durable(3);
-  coordinator_->start(now_, effects_);
-  written(1);
-  unknown_ = {at(1), at(9)};
-  promise(1, {});
-  effects_.clear();
-  pass(20 * kMillisecond);
-  EXPECT_EQ(sent(effects_, MessageType::kPhase1A).size(), 2u);
-  unknown_ = {};
-  promise(1, {}, kFirstInstance, 0, 1, 2);
-  EXPECT_TRUE(coordinator_->active());
 }
 
 }  // namespace

@@ -213,8 +213,8 @@ void Client::Impl::expire(Batch& batch, Nanos now) {
 }
 
 /// A batch that every replica was asked about twice, in vain, is put into the order again: what was
-/// executed is answered from the session table there, and reads are read anew. The last place is the
-/// oldest one's: places are free only once that is answered.
+/// executed is answered from the session table there, and reads are read anew. The last place is
+/// the oldest one's: places are free only once that is answered.
 void Client::Impl::check_unanswered(Nanos now) {
   if (proposer_.outstanding() == 0 || now < check_unanswered_at_) return;
   check_unanswered_at_ = now + kCheckUnanswered;

@@ -1,0 +1,124 @@
+// The coordinator beside a durable acceptor: what it says and counts waits for the log.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/support/coordinator_fixture.h"
+
+namespace annulus::consensus {
+namespace {
+
+using namespace support;
+
+constexpr std::uint64_t kPlenty = 1ull << 40;
+
+class DurableCoordinatorTest : public CoordinatorTest {
+ protected:
+  void start_durable(std::uint32_t acceptors, const RecoveredAcceptor& recovered = {}) {
+    configuration_ = configuration(acceptors);
+    AcceptorOptions acceptor_options;
+    CoordinatorOptions options;
+    acceptor_options.fragment_bytes = options.fragment_bytes = Frames::kFragment;
+    acceptor_options.durable = true;
+    acceptor_ = std::make_unique<Acceptor>(configuration_, 0, acceptor_options, pool_);
+    acceptor_->restore(recovered);
+    coordinator_ = std::make_unique<Coordinator>(configuration_, 0, options, *acceptor_, pool_);
+    written(0);
+  }
+  void written(std::uint64_t number) {
+    acceptor_->on_durable({.durable = number, .space = kPlenty}, now_, effects_);
+    coordinator_->on_durable(now_, effects_);
+  }
+};
+
+TEST_F(DurableCoordinatorTest, BallotIsNotHeardOfBeforeItsPromiseIsDurable) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  pass(100 * kMillisecond);
+  EXPECT_TRUE(sent(effects_, MessageType::kPhase1A).empty());
+  written(1);
+  EXPECT_EQ(sent(effects_, MessageType::kPhase1A).size(), 2u);
+}
+
+TEST_F(DurableCoordinatorTest, BallotIsAboveEveryOneOfItsEarlierLife) {
+  RecoveredAcceptor recovered;
+  recovered.promised = ballot(7);
+  start_durable(3, recovered);
+  coordinator_->start(now_, effects_);
+  EXPECT_GT(coordinator_->ballot(), ballot(7));
+}
+
+TEST_F(DurableCoordinatorTest, OwnVoteCountsOnlyOnceItIsDurable) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  written(1);
+  promise(1, {});
+  ASSERT_TRUE(coordinator_->active());
+  submit(1, 2);
+  turn();
+  vote_for(1, 2);
+  EXPECT_EQ(coordinator_->decided_below(), at(1));
+  written(2);
+  EXPECT_EQ(coordinator_->decided_below(), at(2));
+  written(3);
+  EXPECT_EQ(coordinator_->decided_below(), at(3));
+}
+
+TEST_F(DurableCoordinatorTest, SlowDiskOfTheCoordinatorIsNotWaitedFor) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  written(1);
+  promise(1, {});
+  submit(1, 1);
+  turn();
+  vote_for(1, 1, 1);
+  vote_for(1, 1, 2);
+  EXPECT_EQ(coordinator_->decided_below(), at(2));
+}
+
+TEST_F(DurableCoordinatorTest, DamagedPromiseIsNotCountedWhereItIsUnknown) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  written(1);
+  unknown_ = {at(3), at(9)};
+  promise(1, {accepted(at(1), ballot(1, 1), frames_.content(1).value)});
+  EXPECT_FALSE(coordinator_->active());
+  EXPECT_EQ(count(CoordinatorCounter::kPhase1Unknown), 1u);
+  // Its own log may be whole, but a majority must know each instance.
+  unknown_ = {};
+  const Content content = frames_.content(5);
+  promise(2, {accepted(at(5), ballot(1, 1), content.value)});
+  value(2, at(5), ballot(1, 1), content);
+  value(1, at(1), ballot(1, 1), frames_.content(1));
+  EXPECT_TRUE(coordinator_->active());
+}
+
+TEST_F(DurableCoordinatorTest, DamageIsForgottenWhereItIsMendedOrListed) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  written(1);
+  unknown_ = {at(1), at(2)};
+  const Content content = frames_.content(1);
+  promise(1, {accepted(at(1), ballot(1, 1), content.value)});  // accepted since
+  value(1, at(1), ballot(1, 1), content);
+  EXPECT_TRUE(coordinator_->active());
+}
+
+TEST_F(DurableCoordinatorTest, WhoDidNotKnowIsAskedAgain) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  written(1);
+  unknown_ = {at(1), at(9)};
+  promise(1, {});
+  effects_.clear();
+  pass(20 * kMillisecond);
+  std::set<std::uint32_t> asked;
+  for (Outgoing* out : sent(effects_, MessageType::kPhase1A)) asked.insert(out->to.address);
+  EXPECT_EQ(asked.size(), 2u);
+  unknown_ = {};
+  promise(1, {}, kFirstInstance, 0, 1, 2);
+  EXPECT_TRUE(coordinator_->active());
+}
+
+}  // namespace
+}  // namespace annulus::consensus
