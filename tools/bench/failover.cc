@@ -350,7 +350,7 @@ Experiment failover_experiment() {
   options->workload.warmup = 1;
   return {"failover",
           "open-loop load at half of the peak while acceptors, replicas and coordinators fail",
-          "330 s",
+          "560 s",
           [options](CLI::App& app) {
             app.add_option("--faults", options->faults, "of each kind")
                 ->check(CLI::Range(1, 10'000))
