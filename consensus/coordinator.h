@@ -171,6 +171,7 @@ class Coordinator {
     bool given_up = false;            // and has not come near since
     Nanos returned = 0;               // when it was heard again
     Nanos spared_until = 0;           // that long it is not given up for a mere silence
+    Nanos hopeless = 0;               // since when it would be given up; 0: it is not to be
   };
 
   Slot& slot(Instance instance) { return slots_[raw(instance) & (slots_.size() - 1)]; }
@@ -220,9 +221,9 @@ class Coordinator {
   std::size_t place_of(const Learner& learner) const {
     return static_cast<std::size_t>(&learner - learners_.data());
   }
-  bool has_state(const Learner& learner, Nanos now) const;
-  bool replaceable(const Learner& learner, Nanos now) const;
-  bool covered(const Learner& learner, Nanos now) const;
+  bool has_state(const Learner& learner, Nanos since, Nanos now) const;
+  bool replaceable(const Learner& learner, Nanos since, Nanos now) const;
+  bool covered(const Learner& learner, Nanos since, Nanos now) const;
   bool may_go(const Change& change, Nanos now) const;
   void note_near(Learner& learner);
   void note_debtors(Nanos now);

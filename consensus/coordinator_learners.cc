@@ -149,14 +149,21 @@ void Coordinator::await(Learner& learner, Nanos now) {
     counters_[CoordinatorCounter::kLearnersAwaited].add();
     return schedule(now + stall);
   }
-  const bool patient = silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax;
+  if (silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax) {
+    learner.hopeless = 0;
+    return schedule(now + kMillisecond);
+  }
+  // What others have counts as they say from now on: who had it may have died since it said so.
+  if (learner.hopeless == 0) learner.hopeless = attention_.awake(now);
+  const Nanos since = learner.hopeless;
   // One that nobody could give its state to again is spared for longer, and the last one that has
   // it for ever. (One that lacks its state has none to lose; nor has any, if logs keep all.)
-  const bool precious =
-      learner.state != StateOf::kLacking && !acceptor_.keeps_all() && !replaceable(learner, now);
-  const bool last = precious && (idle < kLearnerSilentMax || !covered(learner, now));
-  if (patient || last) return schedule(now + kMillisecond);
+  const bool precious = learner.state != StateOf::kLacking && !acceptor_.keeps_all() &&
+                        !replaceable(learner, since, now);
+  const bool last = precious && (idle < kLearnerSilentMax || !covered(learner, since, now));
+  if (last) return schedule(now + kMillisecond);
   learner.standing = Standing::kGone;
+  learner.hopeless = 0;
   learner.given_up = true;
   learner.returned = 0;
   counters_[CoordinatorCounter::kLearnersGone].add();
@@ -173,10 +180,12 @@ Nanos Coordinator::patience(const Learner& learner, Nanos now) const {
   return std::clamp(4 * learner.silences.get(), kLearnerSilentMin, most);
 }
 
-/// Whether it lives and has its state; one that is fetching it has none yet.
-bool Coordinator::has_state(const Learner& learner, Nanos now) const {
+/// Whether it lives, was heard of since `since`, and has its state; one that is fetching it has
+/// none yet.
+bool Coordinator::has_state(const Learner& learner, Nanos since, Nanos now) const {
   const LearnerMember& member = configuration_.learners[place_of(learner)];
   if (member.id == kNoNode || learner.standing == Standing::kGone) return false;
+  if (learner.heard < since) return false;
   if (learner.state != StateOf::kHeld) return false;
   const bool current = learner.delivered_below >= decided_below_;
   return silence(learner, now) < (current ? kAliveWithin : patience(learner, now));
@@ -184,12 +193,12 @@ bool Coordinator::has_state(const Learner& learner, Nanos now) const {
 
 /// Whether another one can give it its state. Only those that execute the same partitions give it
 /// to each other.
-bool Coordinator::replaceable(const Learner& learner, Nanos now) const {
+bool Coordinator::replaceable(const Learner& learner, Nanos since, Nanos now) const {
   const auto& members = configuration_.learners;
   const PartitionMask partitions = members[place_of(learner)].partitions;
   for (std::size_t i = 0; i < members.size(); ++i) {
     const Learner& other = learners_[i];
-    if (&other != &learner && members[i].partitions == partitions && has_state(other, now)) {
+    if (&other != &learner && members[i].partitions == partitions && has_state(other, since, now)) {
       return true;
     }
   }
@@ -198,12 +207,12 @@ bool Coordinator::replaceable(const Learner& learner, Nanos now) const {
 
 /// Whether others have all that it has, if divided among them in another way. While they have not,
 /// it is waited for, however long: if it had to fetch its state itself, that would be lost.
-bool Coordinator::covered(const Learner& learner, Nanos now) const {
+bool Coordinator::covered(const Learner& learner, Nanos since, Nanos now) const {
   const auto& members = configuration_.learners;
   std::uint64_t left = raw(members[place_of(learner)].partitions);
   for (std::size_t i = 0; i < members.size(); ++i) {
     const Learner& other = learners_[i];
-    if (&other != &learner && has_state(other, now)) left &= ~raw(members[i].partitions);
+    if (&other != &learner && has_state(other, since, now)) left &= ~raw(members[i].partitions);
   }
   return left == 0;
 }
@@ -216,7 +225,7 @@ bool Coordinator::may_go(const Change& change, Nanos now) const {
   if (!place) return true;
   const Learner& learner = learners_[*place];
   const bool others_have_it =
-      change.verb == ChangeVerb::kReplace ? replaceable(learner, now) : covered(learner, now);
+      change.verb == ChangeVerb::kReplace ? replaceable(learner, 0, now) : covered(learner, 0, now);
   return others_have_it || silence(learner, now) > kLearnerSilentMax;
 }
 

@@ -114,6 +114,11 @@ class TrailingLearnerTest : public CoordinatorTest {
     EXPECT_EQ(next(), below);
   }
 
+  /// The other one lives, and has its state.
+  void other_reports() {
+    coordinator_->on_learner_status(0, at(next()), true, now_);
+    pass(kMillisecond);
+  }
   /// Tens of milliseconds in which the other learner reports.
   void pass_with_the_other(int tens) {
     for (int i = 0; i < tens; ++i) {
@@ -174,7 +179,8 @@ TEST_F(TrailingLearnerTest, IsLetComeNearOnceItMoves) {
 
 TEST_F(TrailingLearnerTest, IsGivenUpWhenSilentAndComesBackIfTheLogStillHasWhatItNeeds) {
   fall_behind();
-  pass(300 * kMillisecond);
+  pass(150 * kMillisecond);
+  other_reports();
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
   const std::uint64_t before = next();
   feed(5);
@@ -182,6 +188,15 @@ TEST_F(TrailingLearnerTest, IsGivenUpWhenSilentAndComesBackIfTheLogStillHasWhatI
   coordinator_->on_learner_status(1, at(kFirst + 20), true, now_);
   feed(25);
   EXPECT_EQ(next(), kFirst + 20 + kRetain);
+}
+
+// Who had the state may have died since it last said so.
+TEST_F(TrailingLearnerTest, IsNotGivenUpBeforeAnotherIsHeardOfThatHasItsState) {
+  fall_behind();
+  pass(190 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  other_reports();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
 }
 
 TEST_F(TrailingLearnerTest, IsGivenUpWhenItReportsButStandsStill) {
@@ -319,7 +334,8 @@ TEST_F(TrailingLearnerTest, AbsenceOfTheCoordinatorItselfIsNobodysSilence) {
   now_ += 200 * kMillisecond;  // not polled
   turn();
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
-  pass(300 * kMillisecond);
+  pass(150 * kMillisecond);
+  other_reports();
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
 }
 
@@ -327,8 +343,10 @@ TEST_F(TrailingLearnerTest, IsGivenUpOnceSilentForSeveralTimesAsLongAsUsual) {
   be_usual();
   exhaust_log();
   pass(5 * kMillisecond);
+  other_reports();
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
   pass(5 * kMillisecond);
+  other_reports();
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
 }
 
@@ -339,8 +357,10 @@ TEST_F(TrailingLearnerTest, IsWaitedForAPartOfWhatComingBackTakesAtMost) {
   coordinator_->on_learner_status(1, at(next()), true, now_);  // it was silent, and is not given up
   exhaust_log();
   pass(10 * kMillisecond);
+  other_reports();
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
   pass(10 * kMillisecond);
+  other_reports();
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
 }
 
@@ -348,6 +368,7 @@ TEST_F(TrailingLearnerTest, IsSparedForAWhileOnceItHadToFetchItsState) {
   be_usual();
   exhaust_log();
   pass(20 * kMillisecond);
+  other_reports();
   ASSERT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
   feed(2 * kRetain);
   coordinator_->on_learner_status(1, at(next()), false, now_);  // lives again, and fetches
