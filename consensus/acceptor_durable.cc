@@ -26,8 +26,8 @@ void Acceptor::restore(const RecoveredAcceptor& recovered) {
   unknown_ = recovered.unknown;
   missing_ = recovered.missing;
   chosen_below_ = recovered.chosen_below;
-  forget_recent(recovered);
   held_from_ = accepted_below_ = seen_below_ = chosen_below_;
+  forget_recent(recovered);
   // Chosen ones stay in memory as far back as it knows them all, and has room for them.
   for (auto each = recovered.accepted.rbegin(); each != recovered.accepted.rend(); ++each) {
     if (each->instance + slots_.size() <= recovered.accepted.back().instance) break;
@@ -70,8 +70,10 @@ void Acceptor::forget_recent(const RecoveredAcceptor& recovered) {
   if (!recovered.accepted.empty()) top = std::max(top, recovered.accepted.back().instance + 1);
   const auto recent = std::find_if(missing_.begin(), missing_.end(),
                                    [&](Instance lost) { return lost + kUndecidedMax >= top; });
-  if (recent == missing_.end()) return;
-  chosen_below_ = *recent;
+  if (recent == missing_.end() || configuration_.acceptors.size() == 1) return;
+  chosen_below_ = held_from_ = accepted_below_ = *recent;
+  seen_below_ = missing_.back() + 1;
+  schedule(0);
   unknown_ = {*recent, std::max(unknown_.below, missing_.back() + 1)};
   missing_.erase(recent, missing_.end());
 }

@@ -381,6 +381,10 @@ TEST_F(DurableAcceptorTest, GoesOnFromBeforeWhatItLostLately) {
     recovered.accepted.push_back(accept(at(i), ballot(5), frames_.content(i)));
   start_durable(3, 1, recovered);
   EXPECT_EQ(acceptor_->chosen_below(), at(3));
+  EXPECT_EQ(pulls_at_once(), 0u);  // nobody may have anything to say to it
+  pass(kMillisecond);
+  EXPECT_EQ(sent(effects_, MessageType::kPull).size(), 3u);
+  effects_.clear();
   phase1a(ballot(6), at(3));
   written(last_kept());
   auto answers = sent(effects_, MessageType::kPhase1B);

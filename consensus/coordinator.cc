@@ -311,7 +311,7 @@ void Coordinator::tick(Nanos now, Effects& effects, bool heard) {
   if (now < deadline_ || state_ == State::kIdle) return;
   attention_.on_timer(deadline_, now);
   deadline_ = kNever;
-  if (state_ == State::kPhase1 && now >= phase1_retry_at_) send_phase1a(now, effects);
+  if (state_ == State::kPhase1 && now >= phase1_retry_at_) retry_phase1(now, effects);
   if (state_ == State::kCollecting && now >= phase1_retry_at_) collect(now, effects);
   if (state_ != State::kActive) {
     schedule(phase1_retry_at_);

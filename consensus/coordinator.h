@@ -185,10 +185,11 @@ class Coordinator {
   void begin_phase1(Nanos now, Effects& effects);
   bool propose_change(Nanos now, Effects& effects);
   void send_phase1a(Nanos now, Effects& effects);
+  void retry_phase1(Nanos now, Effects& effects);
   void merge(Instance instance, Ballot ballot, const Value& value, std::uint32_t holder);
   void count_promise(std::uint32_t acceptor, Nanos now, Effects& effects);
   void merge_own();
-  bool majority_knows(Instance instance) const;
+  bool enough_know(Instance instance) const;
   bool accepts_known() const;
   void count_own_votes(Nanos now);
   void finish_phase1(Nanos now, Effects& effects);

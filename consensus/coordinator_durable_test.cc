@@ -93,6 +93,23 @@ TEST_F(DurableCoordinatorTest, DamagedPromiseIsNotCountedWhereItIsUnknown) {
   EXPECT_TRUE(coordinator_->active());
 }
 
+TEST_F(DurableCoordinatorTest, OwnDamageThatOthersMendedIsForgotten) {
+  RecoveredAcceptor recovered{.promised = ballot(1), .chosen_below = at(2), .accepted = {}};
+  recovered.missing = {at(1)};
+  start_durable(3, recovered);
+  coordinator_->start(now_, effects_);
+  written(1);
+  const Content content = frames_.content(1);
+  promise(1, {accepted(at(1), ballot(1, 1), content.value)});
+  EXPECT_FALSE(coordinator_->active());  // the other one and the dead one may have decided
+  acceptor_->on_value(frames_.value(acceptor_id(1), at(1), ballot(1, 1), content, true), now_,
+                      effects_);
+  written(2);
+  value(1, at(1), ballot(1, 1), content);
+  pass(20 * kMillisecond);
+  EXPECT_TRUE(coordinator_->active());
+}
+
 TEST_F(DurableCoordinatorTest, DamageIsForgottenWhereItIsMendedOrListed) {
   start_durable(3);
   coordinator_->start(now_, effects_);

@@ -79,6 +79,13 @@ void Coordinator::send_phase1a(Nanos now, Effects& effects) {
   schedule(phase1_retry_at_);
 }
 
+/// The own acceptor, too, may have been given back what it did not know.
+void Coordinator::retry_phase1(Nanos now, Effects& effects) {
+  send_phase1a(now, effects);
+  const bool counted = (raw(promises_) >> self_ & 1) != 0;
+  if (counted && !unknown_[self_].empty()) count_promise(self_, now, effects);
+}
+
 void Coordinator::merge(Instance instance, Ballot ballot, const Value& value,
                         std::uint32_t holder) {
   Recovered& place = recovered(instance);
@@ -131,7 +138,7 @@ void Coordinator::count_promise(std::uint32_t acceptor, Nanos now, Effects& effe
 
 /// Enough promised that none of them can have lost the accept that decided `instance` without
 /// another of them telling of it.
-bool Coordinator::majority_knows(Instance instance) const {
+bool Coordinator::enough_know(Instance instance) const {
   const Recovered& place = recovered(instance);
   AcceptorSet knowing{};
   for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
@@ -139,7 +146,9 @@ bool Coordinator::majority_knows(Instance instance) const {
     const bool listed = place.instance == instance && (raw(place.listed) >> i & 1) != 0;
     if (listed || !unknown_[i].contains(instance)) knowing = knowing | just(i);
   }
-  return size(knowing) >= configuration_.majority();
+  // One of them is in every majority that can have decided it.
+  const auto all = static_cast<int>(configuration_.acceptors.size());
+  return size(knowing) + configuration_.majority() > all;
 }
 
 /// Whether that is so wherever somebody's log is damaged. Past the last accept that is known, too:
@@ -147,7 +156,7 @@ bool Coordinator::majority_knows(Instance instance) const {
 bool Coordinator::accepts_known() const {
   for (const InstanceRange& range : unknown_) {
     for (Instance i = std::max(from_, range.from); i < range.below; ++i) {
-      if (!majority_knows(i)) return false;
+      if (!enough_know(i)) return false;
     }
   }
   return true;
