@@ -48,8 +48,9 @@ std::uint32_t eal_memory_mib(std::uint64_t bytes) {
 }
 
 MemoryPlan plan_dpdk_memory(const DpdkConfig& config) {
-  const std::uint64_t frame = MbufPool::mbuf_bytes(frame_data_bytes(config.device, config.mtu));
-  const std::uint64_t reference = MbufPool::mbuf_bytes(0);
+  const std::uint64_t frame =
+      MbufPool::mbuf_bytes(frame_data_bytes(config.device, config.mtu), config.eal.hugepages);
+  const std::uint64_t reference = MbufPool::mbuf_bytes(0, config.eal.hugepages);
   const std::uint64_t caches = cached(config);
   return {{{"frames in the receive queue", config.rx_queue_frames, frame},
            {"frames in rings of the device's own", device_rings(config), frame},

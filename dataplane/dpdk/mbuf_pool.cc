@@ -51,12 +51,16 @@ MbufPool::~MbufPool() {
   if (pool_ != nullptr && rte_mempool_full(pool_)) rte_mempool_free(pool_);
 }
 
-std::uint64_t MbufPool::mbuf_bytes(std::uint32_t data_bytes) {
+std::uint64_t MbufPool::mbuf_bytes(std::uint32_t data_bytes, bool hugepages) {
   const std::uint64_t element =
       sizeof(rte_mbuf) + sizeof(MbufPrivate) + data_bytes + RTE_PKTMBUF_HEADROOM;
   // Objects are cache-line aligned behind a header of one line, with up to one line more so that
   // they start on different memory channels; plus the slot in the pool's ring.
-  return (element + 63) / 64 * 64 + 2 * 64 + 2 * sizeof(void*);
+  const std::uint64_t whole = (element + 63) / 64 * 64 + 2 * 64;
+  constexpr std::uint64_t kPage = 4'096;
+  const std::uint64_t paged =
+      whole <= kPage ? kPage / (kPage / whole) : (whole + kPage - 1) / kPage * kPage;
+  return (hugepages ? whole : paged) + 2 * sizeof(void*);
 }
 
 Slice adopt_mbuf(rte_mbuf* mbuf, std::uint32_t offset, std::uint32_t length) {

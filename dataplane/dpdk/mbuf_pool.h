@@ -40,8 +40,9 @@ class MbufPool {
 
   rte_mbuf* allocate() { return rte_pktmbuf_alloc(pool_); }
   rte_mempool* get() { return pool_; }
-  /// What one mbuf takes, everything included.
-  static std::uint64_t mbuf_bytes(std::uint32_t data_bytes);
+  /// What one mbuf takes, everything included. Without hugepages none crosses a page that it could
+  /// lie in whole, and larger ones take whole pages.
+  static std::uint64_t mbuf_bytes(std::uint32_t data_bytes, bool hugepages);
 
  private:
   explicit MbufPool(rte_mempool* pool) : pool_(pool) {}

@@ -281,7 +281,7 @@ Result<std::unique_ptr<SoftwareSwitch>> SoftwareSwitch::open(const SwitchConfig&
   // free frames that this thread keeps.
   const std::uint32_t frames =
       kBurst + config.ports * kTxPending + config.delayed_frames_max + 2 * MbufPool::kCachedMax;
-  const std::uint64_t bytes = frames * MbufPool::mbuf_bytes(data_bytes);
+  const std::uint64_t bytes = frames * MbufPool::mbuf_bytes(data_bytes, config.eal.hugepages);
   if (Status status = start_eal(
           config.eal, config.eal.memory_mib != 0 ? config.eal.memory_mib : eal_memory_mib(bytes));
       !status) {
