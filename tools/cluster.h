@@ -43,7 +43,9 @@ struct ClusterOptions {
   std::string directory = {};    // with disk: of the acceptors' logs; made by the first start
   std::uint32_t log_mb = 1'024;  // of each acceptor
   std::uint32_t mtu = dataplane::kMtuMax;
-  Limits limits;
+  // More is retained than elsewhere: values stay where clients wrote them, and take no other
+  // memory.
+  Limits limits{.retain = 8'192};
   std::vector<ServiceConfig> service_names = {};  // for proxies: which service is which
   ServiceFactory services;
   ProcessConfig process;  // cores and idle policy

@@ -34,7 +34,7 @@ const char* to_string(consensus::Dissemination dissemination);
 /// Sizes of windows, logs and tables: everything that memory is reserved for at start.
 struct Limits {
   std::uint32_t window = 256;               // instances proposed and not yet decided
-  std::uint32_t retain = 8'192;             // decided instances kept for those who missed them,
+  std::uint32_t retain = 2'048;             // decided instances kept for those who missed them,
   std::uint32_t retain_mb = 128;            // as long as their values take no more than this
   std::uint32_t value_bytes = 65'536;       // the largest batch, in bytes
   std::uint32_t sessions = 131'072;         // client sessions open at once

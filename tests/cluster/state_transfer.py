@@ -23,7 +23,7 @@ from telemetry import counter, gauge, show_logs, snapshots, states_agree
 
 WRITERS = 8
 KEYS = 2_000
-RETAIN = 8_192  # instances that the acceptors keep: the default of [limits]
+RETAIN = 2_048  # instances that the acceptors keep: the default of [limits]
 
 
 def ordered(annulus, directory):
