@@ -37,7 +37,7 @@ struct AcceptorOptions {
   std::uint32_t retain = 1'024;  // instances kept, a power of two; at least twice the window
   // Bytes of chosen values kept: at least twice those that may be undecided at once.
   std::uint64_t retain_bytes = 128u << 20;
-  std::uint64_t undecided_bytes = 16u << 20;
+  std::uint64_t undecided_bytes = 16u << 20;  // the most that these can be
   std::uint32_t fragment_bytes = 1'200;
   std::uint64_t fingerprint = 0;  // of the cluster-wide config
   Nanos ring_late_floor = 100 * kMicrosecond;

@@ -65,6 +65,7 @@ void Acceptor::restore(const RecoveredAcceptor& recovered) {
 /// Of what it lost lately, others may have the values and not know that they were chosen, as this
 /// one did. It goes on from before these, as one that fell behind and cannot tell what it accepted
 /// there. Lost earlier than kUndecidedMax instances ago: whoever accepted what came since knows it.
+/// (A single acceptor has nobody to ask, and goes on without them.)
 void Acceptor::forget_recent(const RecoveredAcceptor& recovered) {
   Instance top = std::max(chosen_below_, unknown_.below);
   if (!recovered.accepted.empty()) top = std::max(top, recovered.accepted.back().instance + 1);

@@ -50,14 +50,17 @@ class TrailingLearnerTest : public CoordinatorTest {
   static constexpr std::uint64_t kRetain = 1'024;  // of the acceptors
   static constexpr std::uint64_t kFirst = 9;       // what the learner has delivered up to
 
-  /// One learner stands still, the other follows, until nothing is proposed any more.
-  void fall_behind() {
+  void begin() {
     CoordinatorOptions options;
     options.learner_window = 16;
     start(3, options);
     elect();
     coordinator_->on_learner_status(0, at(1), true, now_);
     coordinator_->on_learner_status(1, at(kFirst), true, now_);
+  }
+  /// One learner stands still, the other follows, until nothing is proposed any more.
+  void fall_behind() {
+    begin();
     for (int i = 0; i < 3'000 && next() < kFirst + kRetain; ++i) {
       const std::uint64_t before = next();
       feed(1);
@@ -145,12 +148,7 @@ TEST_F(TrailingLearnerTest, IsWaitedForBeforeTheAcceptorsForget) {
 
 TEST_F(TrailingLearnerTest, IsWaitedForBeforeTheAcceptorsHaveNoRoomForWhatItLacks) {
   retain_bytes_ = 2 * 100 * 50;  // of values of 100 bytes
-  CoordinatorOptions options;
-  options.learner_window = 16;
-  start(3, options);
-  elect();
-  coordinator_->on_learner_status(0, at(1), true, now_);
-  coordinator_->on_learner_status(1, at(kFirst), true, now_);
+  begin();
   for (int i = 0; i < 200; ++i) {
     feed(1);
     alive();
