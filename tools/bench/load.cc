@@ -98,8 +98,8 @@ dataplane::PollResult Load::poll(Nanos now, std::uint32_t budget) {
   // Sends what was submitted above, in this turn.
   const dataplane::PollResult polled = client_->poll(now, budget);
   const bool loaded = phase != Phase::kLoading || load_next_ == options_.keys;
-  settled_.store(opened_ && loaded && deferred_.empty() && free_.size() == in_flight_.size(),
-                 std::memory_order_release);
+  const bool done = opened_ && loaded && deferred_.empty() && free_.size() == in_flight_.size();
+  settled_.store(done ? phase : Phase::kNone, std::memory_order_release);
   Nanos deadline = polled.deadline;
   if (phase == Phase::kRunning && options_.rate > 0) deadline = std::min(deadline, schedule_);
   return {polled.work, deadline};

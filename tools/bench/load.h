@@ -100,13 +100,17 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
 
   /// What the stage does; set by another thread, seen at the next poll.
   enum class Phase : std::uint8_t {
+    kNone,     // never set
     kIdle,     // only completes what is outstanding
     kLoading,  // inserts every record once, then idles
     kRunning,  // the mix
   };
   void set_phase(Phase phase) { phase_.store(phase, std::memory_order_release); }
-  /// All sessions open (and, while loading, all records inserted), nothing outstanding.
-  bool settled() const { return settled_.load(std::memory_order_acquire); }
+  /// The phase that was set has begun, all sessions are open (and, while loading, all records
+  /// inserted), nothing is outstanding.
+  bool settled() const {
+    return settled_.load(std::memory_order_acquire) == phase_.load(std::memory_order_relaxed);
+  }
   /// Other shares from the next kRunning on. Only while settled in kIdle.
   void set_mix(const Mix& mix) {
     options_.mix = mix;
@@ -183,8 +187,8 @@ class Load final : public dataplane::Stage, private statemachine::CompletionSink
   bool opened_ = false;
   std::vector<std::byte> key_;
   std::vector<std::byte> value_;
-  std::atomic<Phase> phase_{Phase::kIdle};  // written by the controlling thread, read by poll()
-  std::atomic<bool> settled_{false};        // written by poll(), read by the controlling thread
+  std::atomic<Phase> phase_{Phase::kIdle};    // written by the controlling thread, read by poll()
+  std::atomic<Phase> settled_{Phase::kNone};  // written by poll(): the phase that is done
   dataplane::Counters<LoadCounter> counters_;
   dataplane::Histogram latency_;
   dataplane::Histogram stalled_latency_;

@@ -206,8 +206,6 @@ Rig::Reading Rig::read() const {
 
 Status Rig::come_to_rest(double seconds) const {
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
-  // A phase takes effect at the stage's next poll.
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
   while (!load_.settled()) {
     if (std::chrono::steady_clock::now() > end) {
       return Error{"after " + std::to_string(static_cast<int>(seconds)) +
