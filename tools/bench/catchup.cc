@@ -3,6 +3,7 @@
 // other replica while the load goes on.
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <memory>
@@ -26,6 +27,7 @@ constexpr Nanos kPatience = 60 * kSecond;
 constexpr Nanos kOnSchedule = 20 * kMillisecond;
 constexpr std::uint32_t kSamples = 1 << 20;
 constexpr const char* kVictim = "replica1";
+constexpr const char* kStays = "replica2";
 
 class Catchup {
  public:
@@ -36,6 +38,7 @@ class Catchup {
 
  private:
   Status on_schedule();
+  Status stop_victim();
   Status round();
   std::uint64_t counted(const std::string& node, const char* stage, const char* name) const;
   double per_second(Nanos time) const;
@@ -103,28 +106,47 @@ Status Catchup::wait_for(const char* what, const std::function<bool()>& conditio
 }
 
 /// An outage leaves commands behind their schedule, which are made up for at full speed: the next
-/// round is to begin after that.
+/// round is to begin after that. And after a long stall of the machine the replica that stays may
+/// itself be fetching the state of the one that is to be killed, which then alone has it.
 Status Catchup::on_schedule() {
+  const auto executed = [&] {
+    return std::array{counted(kVictim, "worker", "values"), counted(kStays, "worker", "values")};
+  };
   Nanos since = clock_.now();
-  return wait_for("the load to be on schedule again", [&] {
+  auto then = executed();
+  return wait_for("the load to be on schedule again, and both replicas to execute it", [&] {
     const std::uint64_t count = timeline_.count();
-    if (count == 0 || timeline_.at(count - 1).took > kOnSchedule) since = clock_.now();
-    return clock_.now() - since > kSecond / 4;
+    const bool late = count == 0 || timeline_.at(count - 1).took > kOnSchedule;
+    if (!late && clock_.now() - since <= kSecond / 4) return false;
+    const auto now = executed();
+    const bool both = now[0] > then[0] && now[1] > then[1];
+    since = clock_.now();
+    then = now;
+    return !late && both;
   });
 }
 
-Status Catchup::round() {
-  const auto decided = [&] { return counted("replica2", "learner", "delivered"); };
-  if (Status rested = on_schedule(); !rested) return rested;
-  healthy_.push_back(per_second(kSecond));
-  rig_.cluster().gate(kVictim).stop();
-  const std::uint64_t before = decided();
-  const std::uint64_t enough = before + 2 * rig_.cluster().config().limits.retain;
-  if (Status gone =
-          wait_for("what the replica missed to be forgotten", [&] { return decided() > enough; });
-      !gone) {
-    return gone;
+/// Until what it misses is forgotten. A replica that stays but stood still itself meanwhile may be
+/// outrun too, and then needs the one that was stopped: that goes on, and is stopped again later.
+Status Catchup::stop_victim() {
+  const auto decided = [&] { return counted(kStays, "learner", "delivered"); };
+  const auto begun = [&] { return counted(kStays, "state_receiver", "begun"); };
+  for (;;) {
+    const std::uint64_t begun_before = begun();
+    if (Status rested = on_schedule(); !rested) return rested;
+    healthy_.push_back(per_second(kSecond));
+    rig_.cluster().gate(kVictim).stop();
+    const std::uint64_t enough = decided() + 2 * rig_.cluster().config().limits.retain;
+    Status gone = wait_for("what the replica missed to be forgotten",
+                           [&] { return decided() > enough || begun() != begun_before; });
+    if (!gone || begun() == begun_before) return gone;
+    rig_.cluster().gate(kVictim).open();
+    healthy_.pop_back();
   }
+}
+
+Status Catchup::round() {
+  if (Status stopped = stop_victim(); !stopped) return stopped;
   without_.push_back(per_second(kSecond));
   if (Status again = rig_.cluster().restart_replica(kVictim); !again) return again;
   back_ = rig_.reading();
@@ -144,7 +166,7 @@ Status Catchup::round() {
   worker_turn_us_.push_back(longest_turn_us("stage.worker"));
   learner_turn_us_.push_back(longest_turn_us("stage.learner"));
   megabytes_.push_back(
-      static_cast<double>(counted("replica2", "state_source", "chunks_sent")) *
+      static_cast<double>(counted(kStays, "state_source", "chunks_sent")) *
       consensus::fragment_bytes(rig_.cluster().config().mtu - dataplane::kIpUdpHeaderBytes) / 1e6);
   paused_ms_.push_back(static_cast<double>(paused()) / 1e6);
   std::this_thread::sleep_for(milliseconds(500));

@@ -247,9 +247,11 @@ Result Rig::result_of(const Mix& mix, const Reading& before, const Reading& afte
   const Histogram::Snapshot stood = after.stalls.since(before.stalls);
   result.extra["machine_stalls"] = static_cast<double>(stood.count);
   result.extra["machine_stall_max_us"] = static_cast<double>(stood.at(1.0)) / 1e3;
-  if (after.log_bytes != before.log_bytes) {
+  if (options_.durability == tools::Durability::kDisk) {
     result.extra["log_bytes_per_second"] =
         static_cast<double>(after.log_bytes - before.log_bytes) / seconds;
+  }
+  if (after.log_groups != before.log_groups) {
     result.extra["log_batches_a_group"] =
         static_cast<double>(after.log_accepts - before.log_accepts) /
         static_cast<double>(after.log_groups - before.log_groups);
