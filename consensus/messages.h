@@ -262,8 +262,8 @@ struct LearnerStatus {
 /// that answers with more than one stream numbers them; each can be read by itself.
 struct Reply {
   WireValueId value;
-  u64le instance;  // 0: a repeated answer, from what the replica keeps
-  u16le replica;   // index of the replying learner
+  u64le content_hash;  // XXH3 of the whole stream; 0 when it came in one frame
+  u16le replica;       // index of the replying learner
   u16le stream;
   u32le bytes;  // of the whole stream
   WireFragment fragment;

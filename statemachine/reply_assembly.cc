@@ -8,8 +8,8 @@ namespace annulus::statemachine {
 
 bool ReplyAssembly::Stream::is_of(const consensus::Reply& message,
                                   const consensus::Fragment& cut) const {
-  const bool same = instance == message.instance && replica == message.replica &&
-                    number == message.stream && bytes == message.bytes;
+  const bool same =
+      content_hash == message.content_hash && number == message.stream && bytes == message.bytes;
   return missing != 0 && value == consensus::from_wire(message.value) &&
          (same || DEFECT(kReplyPartsMixed)) && fragment.bytes == cut.bytes &&
          fragment.count == cut.count;
@@ -32,8 +32,7 @@ ReplyAssembly::Outcome ReplyAssembly::add(const consensus::Reply& message,
     if (!place->memory) place->memory = pool_.allocate();
     if (!place->memory) return Outcome::kRefused;
     place->value = consensus::from_wire(message.value);
-    place->instance = message.instance;
-    place->replica = message.replica;
+    place->content_hash = message.content_hash;
     place->number = message.stream;
     place->fragment = fragment;
     place->bytes = message.bytes;

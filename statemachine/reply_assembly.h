@@ -1,5 +1,6 @@
-// Puts reply streams that came in several frames together. Only fragments of one stream of one
-// replica at one instance are joined (T8). Part of the client.
+// Puts reply streams that came in several frames together. Only fragments of one stream are joined
+// (T8). Its content names it, nothing less: a replica that is asked again reads anew, and one that
+// was started again may cut what it answers elsewhere. Part of the client.
 #pragma once
 
 #include <array>
@@ -28,8 +29,7 @@ class ReplyAssembly {
   static constexpr std::uint32_t kFragmentsMax = 1'024;
   struct Stream {
     consensus::ValueId value;
-    std::uint64_t instance = 0;
-    std::uint16_t replica = 0;
+    std::uint64_t content_hash = 0;
     std::uint16_t number = 0;
     consensus::Fragment fragment;  // how it is cut
     std::uint32_t bytes = 0;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dataplane/hash.h"
+
 namespace annulus::statemachine {
 
 using consensus::kReplyStreamBytesMax;
@@ -24,11 +26,9 @@ ReplyWriter::ReplyWriter(const ReplyWriterOptions& options,
   CHECK(consensus::cut(kReplyStreamBytesMax, fragment_bytes_, 0).count < 0xffff);
 }
 
-void ReplyWriter::begin(const consensus::ValueId& value, const consensus::Endpoint& to,
-                        consensus::Instance instance) {
+void ReplyWriter::begin(const consensus::ValueId& value, const consensus::Endpoint& to) {
   value_ = value;
   to_ = to;
-  instance_ = instance;
   written_ = 0;
   number_ = 0;
   last_ = {};
@@ -61,7 +61,7 @@ void ReplyWriter::close_stream() {
   if (written_ == 0) return;
   Slice stream = arena_.commit(written_);
   last_ = {arena_.generation(), stream.offset() - arena_.block().offset(), written_};
-  queue(std::move(stream), value_, to_, instance_, number_);
+  queue(std::move(stream), value_, to_, number_);
   ++number_;
   written_ = 0;
 }
@@ -76,18 +76,18 @@ bool ReplyWriter::resend(const Kept& kept, const consensus::ValueId& value,
   const std::uint32_t age = arena_.generation() - kept.generation;
   if (kept.bytes == 0 || age >= kept_.size()) return false;
   const Slice& block = kept_[kept.generation % kept_.size()];
-  queue(block.part(kept.offset, kept.bytes), value, to, consensus::Instance{0}, 0);
+  queue(block.part(kept.offset, kept.bytes), value, to, 0);
   return true;
 }
 
 void ReplyWriter::queue(Slice stream, const consensus::ValueId& value,
-                        const consensus::Endpoint& to, consensus::Instance instance,
-                        std::uint16_t number) {
+                        const consensus::Endpoint& to, std::uint16_t number) {
   CHECK(pending_count_ < pending_.size());
   Pending& pending = pending_[(pending_first_ + pending_count_++) % pending_.size()];
   consensus::Reply& message = pending.frame.message;
   message.value = consensus::to_wire(value);
-  message.instance = raw(instance);
+  message.content_hash =
+      stream.size() > fragment_bytes_ ? dataplane::hash_bytes(stream.bytes()) : 0;
   message.replica = options_.replica;
   message.stream = number;
   message.bytes = stream.size();

@@ -32,9 +32,8 @@ class ReplyWriter {
 
   ReplyWriter(const ReplyWriterOptions& options, dataplane::SpscRing<consensus::ReplyFrame>& out);
 
-  /// Starts answering a value. `instance` 0: a repeated answer.
-  void begin(const consensus::ValueId& value, const consensus::Endpoint& to,
-             consensus::Instance instance);
+  /// Starts answering a value.
+  void begin(const consensus::ValueId& value, const consensus::Endpoint& to);
   /// Adds one command's reply. False when memory is exhausted: the reply is dropped, and its client
   /// will ask for it.
   bool add(std::uint32_t command, CommandStatus status, std::span<const std::byte> reply);
@@ -60,7 +59,7 @@ class ReplyWriter {
 
   void close_stream();
   void queue(dataplane::Slice stream, const consensus::ValueId& value,
-             const consensus::Endpoint& to, consensus::Instance instance, std::uint16_t number);
+             const consensus::Endpoint& to, std::uint16_t number);
   bool push_fragments(Pending& pending);
 
   const ReplyWriterOptions options_;
@@ -76,7 +75,6 @@ class ReplyWriter {
   // The answer being written.
   consensus::ValueId value_;
   consensus::Endpoint to_;
-  consensus::Instance instance_{};
   std::uint32_t written_ = 0;  // bytes of the open stream
   std::uint16_t number_ = 0;   // of the open stream
   Kept last_;

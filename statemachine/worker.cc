@@ -120,8 +120,7 @@ void Worker::execute_value(const consensus::Delivery& delivery, std::uint32_t co
   current_.replying = delivery.kind == DeliveryKind::kDirect
                           ? replier != kNoReplica
                           : replier == kAnyReplica || replier == options_.replies.replica;
-  writer_.begin(delivery.value.id, {current_.header->reply_address, current_.header->reply_port},
-                delivery.instance);
+  writer_.begin(delivery.value.id, {current_.header->reply_address, current_.header->reply_port});
   for (std::uint32_t next = 0; next < count;) {
     if (commands_[next].header->service == kSystemService) {
       run_system(next++);

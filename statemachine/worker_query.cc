@@ -16,7 +16,7 @@ void Worker::answer_query(const consensus::Delivery& delivery, std::uint32_t cou
   }
   current_.replying = true;
   current_.instance = executed();
-  writer_.begin(id, to, consensus::Instance{0});
+  writer_.begin(id, to);
   std::uint32_t answered = 0;
   for (std::uint32_t i = 0; i < count; ++i) answered += answer_again(i, known != nullptr);
   writer_.end();

@@ -223,7 +223,7 @@ class AnsweringTransport final : public dataplane::Transport {
       }
     }
     const auto bytes = static_cast<std::uint32_t>(at - stream);
-    *reply = {{header.proposer, header.epoch, header.sequence}, 1, 0, 0, bytes, {0, 1, bytes}};
+    *reply = {{header.proposer, header.epoch, header.sequence}, 0, 0, 0, bytes, {0, 1, bytes}};
     seal_frame(*head, static_cast<std::uint8_t>(consensus::MessageType::kReply), sizeof *reply,
                bytes, dataplane::hash_bytes({stream, bytes}),
                {kCluster, 8, 0, 1, 1, header.sequence.get()});

@@ -181,7 +181,7 @@ class Sink final : public dataplane::Stage {
     const std::uint32_t bytes = entry.size();
     replies_.push({endpoint(kProposerIndex),
                    Reply{.value = to_wire(delivery.value.id),
-                         .instance = raw(delivery.instance),
+                         .content_hash = std::uint64_t{0},
                          .replica = static_cast<std::uint16_t>(learner_),
                          .stream = std::uint16_t{0},
                          .bytes = bytes,
