@@ -130,7 +130,7 @@ void Acceptor::on_phase2a(const Received& in, Nanos now, Effects& effects) {
   if (place != nullptr) {
     if (place->ballot == ballot) {
       counters_[AcceptorCounter::kPhase2ADuplicate].add();
-      if (m.fragment.index == 0 && place->number <= durable_) {
+      if (m.fragment.index == 0 && vote_durable(*place)) {
         vote(*place, just(self_), route.coordinator(), effects);
       }
     } else {
@@ -206,7 +206,7 @@ void Acceptor::accepted_now(Slot& place, Nanos now, Effects& effects) {
   keep(place, effects);
   if (covered(place)) place.chosen = true;
   if (place.chosen) advance_chosen(now);
-  if (place.number <= durable_ || DEFECT(kVoteBeforeWrite)) vote_accepted(place, effects);
+  if (vote_durable(place) || DEFECT(kVoteBeforeWrite)) vote_accepted(place, effects);
 }
 
 /// The vote for what is held, and durable.
@@ -301,7 +301,7 @@ void Acceptor::take_votes(const Phase2BEntry& entry, Ballot ballot, std::uint32_
     counters_[AcceptorCounter::kVotesParked].add();
     if (place->pull_at == 0) place->pull_at = now + kPullFirst;
     schedule(place->pull_at);
-  } else if (place->number > durable_ && !DEFECT(kVoteBeforeWrite)) {
+  } else if (!vote_durable(*place) && !DEFECT(kVoteBeforeWrite)) {
     return;  // on_durable() forwards them
   } else if (const auto successor = place->route.successor(self_)) {
     counters_[AcceptorCounter::kVotesForwarded].add();

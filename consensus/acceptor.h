@@ -238,6 +238,11 @@ class Acceptor {
                      const Received& in, const Route& route, Nanos now, Effects& effects);
   void accepted_now(Slot& slot, Nanos now, Effects& effects);
   void vote_accepted(Slot& slot, Effects& effects);
+  /// A vote says two things: that this was accepted, and that nothing lower will be. The promise is
+  /// kept later than the accept where a decided value was kept before the acceptor took part.
+  bool vote_durable(const Slot& place) const {
+    return place.number <= durable_ && (promise_durable() || place.ballot != promised_);
+  }
   void raise_promise(Ballot ballot, Effects& effects);
   bool log_takes(const Value& value);
   void keep(Slot& slot, Effects& effects);

@@ -117,6 +117,7 @@ void Acceptor::on_durable(const LogProgress& progress, Nanos, Effects& effects) 
     Slot& place = slot(first.instance);
     // Unless it has accepted again at a higher ballot, which is waited for further back.
     if (place.instance == first.instance && place.number == first.number) {
+      if (!vote_durable(place)) break;
       counters_[AcceptorCounter::kVotesAfterWrite].add();
       vote_accepted(place, effects);
     }

@@ -411,6 +411,24 @@ TEST_F(DurableAcceptorTest, VotesNotForTheDecidedValuesThatSettleIt) {
   EXPECT_EQ(acceptor_->accepted(at(9)).ballot, ballot(5));
 }
 
+TEST_F(DurableAcceptorTest, VoteWaitsForAPromiseThatWasMadeAfterTheAccept) {
+  RecoveredAcceptor recovered;
+  recovered.chosen_below = at(11);
+  start_durable(3, 1, recovered, 1'024, at(12));
+  for (const std::uint64_t i : {12, 11}) {  // decided: kept before it takes part, without a promise
+    acceptor_->on_value(frames_.value(acceptor_id(2), at(i), ballot(1), frames_.content(i), true),
+                        now_, effects_);
+  }
+  written(last_kept());
+  ASSERT_TRUE(acceptor_->settled());
+  propose(at(12), frames_.content(12));
+  EXPECT_EQ(effects_.keeps().back().instance, Instance{}) << "the promise";
+  EXPECT_TRUE(votes_sent(0).empty());
+  written(last_kept());
+  propose(at(12), frames_.content(12));
+  EXPECT_EQ(votes_sent(0).size(), 1u);
+}
+
 TEST_F(DurableAcceptorTest, ValueThatAReadFindsDamagedIsMended) {
   RecoveredAcceptor recovered;
   recovered.chosen_below = at(10);

@@ -74,7 +74,7 @@ void Acceptor::resend_vote(const Received& in, Instance instance, Ballot ballot,
   }
   const Slot& place = slot(instance);
   if (place.instance != instance || place.ballot != ballot || ballot != promised_) return;
-  if (place.number > durable_) return;
+  if (!vote_durable(place)) return;
   counters_[AcceptorCounter::kVoteResent].add();
   vote(place, place.votes_match() ? place.votes | just(self_) : just(self_), *asker, effects);
 }
@@ -211,6 +211,7 @@ void Acceptor::vote_if_late(Slot& place, Nanos now, Effects& effects) {
   if (place.route.size() == 0 || place.route.contains(self_)) return;
   if (place.number > durable_) return;  // its vote will be cast, and awaited, from then on
   const Nanos late = ring_delay_.p99();
+  if (!vote_durable(place)) return schedule(now + late);
   const Nanos due = std::max(place.accepted_at, place.voted_at) + late;
   if (due > now) {
     schedule(due);

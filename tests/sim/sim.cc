@@ -34,7 +34,7 @@ constexpr const char* kUsage =
     "  --schedule K      the seed's cluster, load and faults under another order of polls\n"
     "  --only LIST       of the planned faults only these happen: numbers, separated by commas.\n"
     "                    Before --seed or --shrink\n"
-    "  --verbose         print every counter\n"
+    "  --verbose         print every counter, and of a single seed a transcript\n"
     "  --swarm MINUTES   random seeds, each with a random mix of faults, for so long\n"
     "  --shrink S        fewest faults with which a failing seed still fails in the same way, and\n"
     "                    a transcript of what then happens\n"
@@ -94,10 +94,12 @@ int run_range(const Options& options) {
   for (std::uint64_t seed = options.first; seed <= options.last; ++seed) {
     RunOptions run = options.run;
     run.seed = seed;
+    run.tell = options.verbose && options.first == options.last;
     const RunReport report = run_seed(run);
     failed += !report.failure.empty();
     slowest = std::max(slowest, report.healed);
     print(run, report);
+    for (const std::string& line : report.transcript) std::printf("%s\n", line.c_str());
     std::fflush(stdout);
     for (const auto& [name, value] : report.counters) counters[name] += value;
     for (std::size_t i = 0; i < report.faults.size(); ++i) {
