@@ -7,7 +7,10 @@
 // accept may have been the one that completed a majority. So:
 // - Chosen instances (below chosen_below): others hold the decided value. It is asked for, logged
 //   anew, and until then neither served nor reported as empty. An older accept of such an instance
-//   that is still readable is not trusted, for the lost record may have replaced it.
+//   that is still readable is not trusted, for the lost record may have replaced it: unless it
+//   was known to be chosen before the lost record was written. That one then held the same value
+//   at a higher ballot, and Phase 1 may be told of either: from the one that was known on, every
+//   ballot has the decided value.
 // - Others: Phase 1 is answered, but with the range in which what is not listed is unknown. The
 //   coordinator counts the promise for every instance but those, and waits for a majority that
 //   knows each of them. The acceptor still accepts there at ballots it may accept at: these are at

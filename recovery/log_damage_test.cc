@@ -90,6 +90,22 @@ TEST_F(LogDamageTest, AcceptThatDamageMayHaveReplacedIsNotTrusted) {
   EXPECT_EQ(read(20), 0u);
 }
 
+TEST_F(LogDamageTest, AcceptThatWasKnownChosenBeforeTheDamageIsKept) {
+  format(256);
+  ASSERT_EQ(open(), "");
+  write(1, 20);               // all below 18 is known chosen
+  accept(17, 60, 18, 3'000);  // block 20: the decided value once more, at a higher ballot
+  rest();
+  accept(21, 60, 18, 3'000);
+  rest();
+  corrupt(20);
+  ASSERT_EQ(open(), "");
+  EXPECT_EQ(read(17), 50u);
+  const auto lost = missing();
+  EXPECT_EQ(std::find(lost.begin(), lost.end(), 17u), lost.end());
+  EXPECT_FALSE(log_->recovered().unknown.contains(Instance{17}));
+}
+
 TEST_F(LogDamageTest, DamagedTailThatWasCoveredIsNotTakenForTorn) {
   format(256);
   ASSERT_EQ(open(), "");

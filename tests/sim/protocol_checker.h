@@ -147,6 +147,7 @@ class ProtocolChecker final : public NetworkObserver {
   void check_promise(std::uint32_t acceptor, const consensus::Phase1B& promise);
   void check_votes_told(std::uint32_t acceptor, const std::string& who, consensus::Instance from,
                         const consensus::InstanceRange& unknown, const Told& told);
+  bool decided_by(consensus::Instance instance, consensus::Ballot ballot) const;
   void raise_floor(std::uint32_t acceptor, consensus::Ballot ballot);
   void on_phase2a(Nanos now, std::uint32_t sender, const dataplane::FrameHeader& header,
                   const consensus::Phase2A& proposal);

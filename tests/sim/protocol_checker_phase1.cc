@@ -200,9 +200,19 @@ void ProtocolChecker::check_votes_told(std::uint32_t acceptor, const std::string
     for (const Proposal& voted : proposals_[raw(i)]) {
       if ((raw(voted.said) & raw(consensus::just(acceptor))) == 0) continue;
       if (entry != told.end() && entry->second >= voted.ballot) continue;
+      if (entry != told.end() && damaged_[acceptor] && decided_by(i, entry->second)) continue;
       return failure_.set(who + " without its vote at " + text(i) + ", " + text(voted.ballot));
     }
   }
+}
+
+/// Whether every value from `ballot` on is the decided one: of these an acceptor with a damaged
+/// disk may tell an earlier accept than the last.
+bool ProtocolChecker::decided_by(Instance instance, Ballot ballot) const {
+  const std::vector<Proposal>& all = proposals_[raw(instance)];
+  return std::any_of(all.begin(), all.end(), [&](const Proposal& proposal) {
+    return proposal.ballot <= ballot && decided(proposal);
+  });
 }
 
 /// Counts promises as their coordinator does: those after a majority change nothing any more.
