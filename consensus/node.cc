@@ -209,6 +209,7 @@ void AcceptorNode::take(const Received& in, Nanos now) {
     case MessageType::kValue:
       coordinator_.on_value(in, now, effects_);
       acceptor_.on_value(in, now, effects_);
+      coordinator_.observe(acceptor_.promised());  // it may have stood for a proposal that was lost
       break;
     case MessageType::kTrimmed:
       acceptor_.on_trimmed(message<Trimmed>(in.frame), now);

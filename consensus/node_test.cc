@@ -63,5 +63,27 @@ TEST_F(RingTest, NewCoordinatorProposesAgainWhatWasAccepted) {
   EXPECT_TRUE(ring_->acceptors[2]->coordinator().active());
 }
 
+TEST_F(RingTest, CoordinatorStepsDownWhenItsAcceptorTakesAPulledValueOfAHigherBallot) {
+  start(Dissemination::kMulticast);
+  run(5);
+  ASSERT_TRUE(ring_->acceptors[0]->coordinator().active());
+  stopped_[1] = stopped_[2] = true;
+  Slice bytes = pool_.allocate();
+  bytes.truncate(100);
+  const Value value{
+      {kNoNode, 9, 1}, dataplane::hash_bytes(bytes.bytes()), kAllPartitions, bytes.size()};
+  ValueMessage pulled{};
+  pulled.instance = raw(kFirstInstance);
+  pulled.ballot = raw(make_ballot(5, LocalRing::identity(1).node));
+  pulled.value = to_wire(value);
+  pulled.fragment = to_wire(cut(bytes.size(), ring_->fragment, 0));
+  pulled.decided = to_wire(Decided{});
+  Effects effects;
+  effects.send_now(LocalRing::endpoint(0), MessageType::kValue, pulled).payload = bytes;
+  port_->send(now_, effects);
+  run(1);
+  EXPECT_FALSE(ring_->acceptors[0]->coordinator().active());
+}
+
 }  // namespace
 }  // namespace annulus::consensus

@@ -122,7 +122,8 @@ struct AcceptorMachine {
 };
 struct LearnerMachine {
   bool crashed = false;
-  bool removed = false;  // by a change of members; it does not come back
+  bool removed = false;    // by a change of members; it does not come back
+  Nanos silent_until = 0;  // cut off from others for longer than they wait for it
   std::uint64_t incarnation = 1;
   std::unique_ptr<SimTransport> transport;
   std::unique_ptr<DeliveryTap::Ring> deliveries;
@@ -230,6 +231,7 @@ class Cluster {
   bool whole(const AcceptorMachine& machine) const;
   bool left_behind(std::uint32_t learner) const;
   bool may_crash(std::uint32_t node) const;
+  bool replaceable(std::size_t learner) const;
   bool may_lose(std::uint32_t acceptor) const;
   std::uint32_t newest_epoch() const;
   void add_platter(std::uint32_t acceptor, std::uint64_t incarnation = 0);

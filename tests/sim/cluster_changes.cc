@@ -153,13 +153,16 @@ void Cluster::lose_source(const Fault& fault, consensus::NodeId asked, std::uint
   const Nanos now = world_.now();
   const Nanos silent = now + rng_.between(520, 700) * kMillisecond;
   const auto nodes = returning_nodes();
-  const bool may_crash = std::find(nodes.begin(), nodes.end(), node) != nodes.end();
+  const bool returns = std::find(nodes.begin(), nodes.end(), node) != nodes.end();
   world_.trace().note(now, "the state of replica " + std::to_string(learner) + " is midway");
-  if (fault.a < 2 && may_crash) {
+  if (fault.a < 2 && returns && may_crash(node)) {
     crash(node, 0);
     const Nanos again = fault.a == 0 ? silent : now + rng_.between(1, 20) * kMillisecond;
     world_.plan({.kind = FaultKind::kRestart, .start = again, .end = again, .a = node});
-  } else if (fault.a == 2) {
+    return;
+  }
+  learners_[learner].silent_until = silent;
+  if (fault.a == 2) {
     world_.plan({.kind = FaultKind::kPause, .start = now, .end = silent, .a = node});
   } else {
     world_.plan({.kind = FaultKind::kPartition,

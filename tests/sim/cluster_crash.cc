@@ -61,10 +61,29 @@ bool Cluster::may_lose(std::uint32_t acceptor) const {
   return acceptor == plan_.damaged;
 }
 
-/// Of memory acceptors a majority keeps what it said: with more lost, nothing can be promised.
+/// Of memory acceptors a majority keeps what it said, and of replicas one the state: with more
+/// lost, nothing can be promised.
 bool Cluster::may_crash(std::uint32_t node) const {
-  if (plan_.durable || node >= acceptors_.size()) return true;  // it keeps what it said
-  return majority_without(node);
+  if (plan_.durable) return true;  // logs keep everything
+  if (node < acceptors_.size()) return majority_without(node);
+  const std::size_t learner = node - acceptors_.size();
+  return learner >= learners_.size() || replaceable(learner);
+}
+
+/// Whether another replica can give the state of this one to whoever lost it: not one that is cut
+/// off for longer than it is waited for, or that learns only now that it was not.
+bool Cluster::replaceable(std::size_t learner) const {
+  consensus::Instance trimmed{};
+  for (const AcceptorMachine& machine : acceptors_) {
+    if (!machine.crashed) trimmed = std::max(trimmed, machine.node->acceptor().trimmed_below());
+  }
+  for (std::size_t i = 0; i < learners_.size(); ++i) {
+    const LearnerMachine& other = learners_[i];
+    if (i == learner || other.crashed || plan_.learners[i] != plan_.learners[learner]) continue;
+    if (other.silent_until > world_.now() || !other.node->current()) continue;
+    if (other.node->learner().delivered_below() >= trimmed) return true;
+  }
+  return false;
 }
 
 std::uint32_t Cluster::newest_epoch() const {
