@@ -156,7 +156,8 @@ void Cluster::check_states() {
   }
 }
 
-/// At rest, nodes hold what they retain and nothing else.
+/// At rest, nodes hold what they retain and nothing else; a learner that waits for good for what
+/// the acceptors retain no more also what has come since.
 void Cluster::check_memory() {
   const auto check = [&](const std::string& who, SimTransport& transport, std::uint64_t limit) {
     if (world_.network().dead(transport.index())) return;
@@ -178,7 +179,8 @@ void Cluster::check_memory() {
     check("acceptor " + std::to_string(i), *acceptors_[i].transport, retained + 256);
   }
   for (std::uint32_t i = 0; i < learners_.size(); ++i) {
-    check("learner " + std::to_string(i), *learners_[i].transport, 16);
+    const std::uint64_t waiting = left_behind(i) ? plan_.learner_window : 0;
+    check("learner " + std::to_string(i), *learners_[i].transport, waiting + 16);
   }
   for (std::uint32_t i = 0; i < clients_.size(); ++i) {
     check("client " + std::to_string(i), *clients_[i].transport, 16);
