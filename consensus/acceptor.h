@@ -216,7 +216,8 @@ class Acceptor {
 
     /// What it holds, if that is a configuration that follows `present`.
     const Slice* configuration(const Configuration& present) const {
-      return held.value().membership() && instance >= present.from ? &held.bytes() : nullptr;
+      return held.value().follows(present.epoch) && instance >= present.from ? &held.bytes()
+                                                                             : nullptr;
     }
     bool parked() const { return votes_ballot > ballot; }
     bool votes_match() const {

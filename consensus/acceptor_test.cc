@@ -317,6 +317,20 @@ TEST_F(AcceptorTest, RepeatedProposalOfAChosenValueIsVotedForToo) {
   EXPECT_EQ(acceptor_->accepted(at(1)).ballot, ballot(2, 2));
 }
 
+// T5b: it waits for the first change that follows its configuration, and for no other.
+TEST_F(AcceptorTest, ChangeThatAnotherHasOvertakenIsPassedOver) {
+  for (const std::uint32_t ahead : {0u, 1u}) {
+    start(3, 1);
+    Content change = frames_.content(1);
+    change.value.id = {kMembership, raw(ballot(1)), configuration_.epoch + ahead};
+    propose(at(1), change);
+    propose(at(2), frames_.content(2));
+    acceptor_->on_decided({ballot(1), at(1), at(3)}, now_);
+    EXPECT_EQ(acceptor_->chosen_configuration() != nullptr, ahead == 1);
+    EXPECT_EQ(acceptor_->chosen_below(), ahead == 1 ? at(1) : at(3));
+  }
+}
+
 TEST_F(AcceptorTest, ChosenValueIsNeverReplaced) {
   start(3, 1);
   const Content content = frames_.content(1);

@@ -107,7 +107,7 @@ bool Coordinator::propose(const Value& value, const Slice& bytes, Nanos received
     return false;
   }
   ++next_;
-  if (value.membership()) barrier_ = next_;
+  if (value.follows(configuration_.epoch)) barrier_ = next_;
   counters_[CoordinatorCounter::kProposals].add();
   Slot& place = slot(instance);
   place = Slot{value, bytes, {}, received, now, now + 2 * vote_delay_.p99(), 0, false};

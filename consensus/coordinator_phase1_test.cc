@@ -119,6 +119,23 @@ TEST_F(Phase1Test, HighestBallotsValueIsProposedAgainUnderItsOwnId) {
             high.value.content_hash);
 }
 
+// T5b: it stops at the first change that follows its configuration, and at no other.
+TEST_F(Phase1Test, RecoveredChangeThatAnotherHasOvertakenHoldsNothingUp) {
+  for (const std::uint32_t ahead : {0u, 1u}) {
+    start(3);
+    Content change = frames_.content(50);
+    change.value.id = {kMembership, raw(ballot(1, 1)), configuration_.epoch + ahead};
+    coordinator_->start(now_, effects_);
+    submit(1, 2);
+    promise(1, {accepted(at(1), ballot(1, 1), change.value)});
+    value(1, at(1), ballot(1, 1), change);
+    ASSERT_TRUE(coordinator_->active());
+    turn();
+    EXPECT_EQ(proposed().size(), ahead == 1 ? 1u : 3u);
+    effects_.clear();
+  }
+}
+
 TEST_F(Phase1Test, HolesAreFilledWithNoopsAndNothingElse) {
   start(3);
   const Content content = frames_.content(50);

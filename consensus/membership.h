@@ -13,6 +13,9 @@
 // - Until then it goes on under the one before, if it had a part in that: were it to leave that one
 //   upon mere news, the few who know what was decided could die and leave nobody who may vote in
 //   either. With a log, that all before `from` is chosen is kept together with the configuration.
+// - Of several changes that were proposed to follow one configuration, by coordinators that did not
+//   hear of each other, the first in the order is carried out. The others may still be decided, for
+//   Phase 1 proposes them again: they change nothing, and nothing waits for them.
 // - One member changes at a time, and an identity is never used twice: a node whose memory is lost
 //   is another node. (Replicas vote on nothing: one comes back as who it was, candidate.h.)
 //

@@ -73,6 +73,9 @@ struct Value {
   bool noop() const { return bytes == 0; }
   /// A configuration (membership.h), not commands.
   bool membership() const { return id.proposer == kMembership; }
+  /// A configuration that others have not overtaken: of several that were proposed to follow one,
+  /// only the first that is decided does; the others change nothing.
+  bool follows(std::uint32_t epoch) const { return membership() && id.sequence > epoch; }
 };
 /// Fills holes after a coordinator change (T7). Concerns everyone, does nothing.
 constexpr Value kNoopValue{{}, 0, kAllPartitions, 0};

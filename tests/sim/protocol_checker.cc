@@ -69,7 +69,7 @@ void ProtocolChecker::on_transmit(Nanos now, std::uint32_t sender, const Endpoin
       return on_phase1b(acceptor, message<consensus::Phase1B>(head));
     case MessageType::kPhase2A:
       check_epoch(acceptor, header, Ballot{message<consensus::Phase2A>(head).ballot.get()});
-      check_change(message<consensus::Phase2A>(head), payload);
+      check_change(header.config_epoch, message<consensus::Phase2A>(head), payload);
       if (failure_.failed()) return;
       on_phase2a(now, acceptor, header, message<consensus::Phase2A>(head));
       return on_decided(message<consensus::Phase2A>(head).decided);

@@ -174,7 +174,8 @@ class ProtocolChecker final : public NetworkObserver {
   bool speaks_as_member(std::uint32_t acceptor, const dataplane::FrameHeader& header);
   void check_epoch(std::uint32_t acceptor, const dataplane::FrameHeader& header,
                    consensus::Ballot ballot);
-  void check_change(const consensus::Phase2A& proposal, std::span<const std::byte> payload);
+  void check_change(std::uint32_t epoch, const consensus::Phase2A& proposal,
+                    std::span<const std::byte> payload);
   const consensus::Configuration* members_of(std::uint32_t epoch);
   std::optional<std::uint32_t> acceptor_of(consensus::NodeId id) const;
 

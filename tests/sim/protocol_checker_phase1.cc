@@ -53,8 +53,9 @@ void ProtocolChecker::check_epoch(std::uint32_t acceptor, const FrameHeader& hea
                std::to_string(header.config_epoch));
 }
 
-/// T5b: nothing is proposed past a change of members that is not known decided.
-void ProtocolChecker::check_change(const consensus::Phase2A& proposal,
+/// T5b: nothing is proposed past a change of members that is not known decided. (One that another
+/// has overtaken, decided before it, is none any more.)
+void ProtocolChecker::check_change(std::uint32_t epoch, const consensus::Phase2A& proposal,
                                    std::span<const std::byte> payload) {
   const Ballot ballot{proposal.ballot.get()};
   const Instance instance{proposal.instance.get()};
@@ -64,7 +65,7 @@ void ProtocolChecker::check_change(const consensus::Phase2A& proposal,
                  ", past a change of members at " + text(change->second));
   }
   const Value value = consensus::from_wire(proposal.value);
-  if (!value.membership()) return;
+  if (!value.follows(epoch)) return;
   change_at_.emplace(ballot, instance);
   if (consensus::valid_configuration(payload)) {
     changes_.emplace(value.id, consensus::decode(payload, configuration_));
@@ -75,15 +76,16 @@ void ProtocolChecker::check_change(const consensus::Phase2A& proposal,
 const consensus::Configuration* ProtocolChecker::members_of(std::uint32_t epoch) {
   const auto known = members_.find(epoch);
   if (known != members_.end()) return &known->second;
+  const consensus::Configuration* first = nullptr;
   for (const auto& [id, change] : changes_) {
     const std::uint64_t at = raw(change.from) - 1;
     if (change.epoch != epoch || at >= proposals_.size()) continue;
+    if (first != nullptr && first->from <= change.from) continue;
     for (const Proposal& proposal : proposals_[at]) {
-      if (proposal.value.id != id || !decided(proposal)) continue;
-      return &members_.emplace(epoch, change).first->second;
+      if (proposal.value.id == id && decided(proposal)) first = &change;
     }
   }
-  return nullptr;
+  return first == nullptr ? nullptr : &members_.emplace(epoch, *first).first->second;
 }
 
 void ProtocolChecker::set_restarted(std::uint32_t acceptor,
