@@ -56,7 +56,7 @@ constexpr Found kRecorded[] = {
     {Defect::kUnsettledVotes, 1},
     {Defect::kChangeKeepsBallot, 1},
     {Defect::kConfigurationNotKept, 1},
-    {Defect::kTrailingOutrun, 146},
+    {Defect::kTrailingOutrun, 98},
     {Defect::kVoteBeforeWrite, 1},
     {Defect::kPromiseNotKept, 1},
     {Defect::kLogChecksumIgnored, 2},
