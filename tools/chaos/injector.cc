@@ -242,6 +242,10 @@ void Injector::heal(Nanos now) {
   note(now, "healed");
 }
 
+bool Injector::all_started() const {
+  return std::ranges::all_of(nodes_, [&](const Node& node) { return read(node).has_value(); });
+}
+
 bool Injector::all_well() const {
   if (std::ranges::any_of(report_.faults, [](const Done& done) { return done.over == 0; })) {
     return false;

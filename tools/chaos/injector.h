@@ -31,6 +31,9 @@ class Injector {
   void tick(Nanos now, bool inject);
   /// Undoes all faults with the next tick.
   void heal(Nanos now);
+  /// Every node serves. Before, one that is killed may not even have made its log: it would not be
+  /// taken back.
+  bool all_started() const;
   /// No fault lasts, and all who can be whole are.
   bool all_well() const;
   /// Replicas that must agree at the end, by their names.

@@ -20,6 +20,7 @@ namespace {
 
 constexpr int kTickMs = 5;
 constexpr Nanos kStallLeast = 2 * kMillisecond;
+constexpr Nanos kStartWithin = 60 * kSecond;
 constexpr Nanos kWarmUp = kSecond;
 constexpr Nanos kHealWithin = 90 * kSecond;
 constexpr Nanos kProgressFor = 2 * kSecond;  // all goes well for so long before the load ends
@@ -127,6 +128,12 @@ bool Run::pass(Nanos most, const std::function<bool(Nanos)>& done) {
 }
 
 void Run::wreak(Injector& injector) {
+  const bool started = pass(kStartWithin, [&](Nanos now) {
+    injector.tick(now, false);
+    return injector.all_started();
+  });
+  if (report_.interrupted) return;
+  if (!started) return fail("not every node serves after a minute");
   load_->set_phase(Load::Phase::kRunning);
   pass(kWarmUp, [&](Nanos now) {
     injector.tick(now, false);
@@ -226,7 +233,6 @@ void Run::prove() {
 }
 
 Result<RunReport> Run::go() {
-  report_.begun = clock_.now();
   if (Status made = make_site(); !made) return made.error();
   if (Status started = start_load(); !started) return started.error();
   {
