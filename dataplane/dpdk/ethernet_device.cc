@@ -63,6 +63,7 @@ EthernetDevice::EthernetDevice(EthernetDevice&& other) noexcept
     : id_(std::exchange(other.id_, RTE_MAX_ETHPORTS)),
       probed_here_(other.probed_here_),
       physical_(other.physical_),
+      memif_(other.memif_),
       memif_client_(other.memif_client_),
       running_(other.running_),
       rx_offloads_(other.rx_offloads_),
@@ -111,8 +112,8 @@ Status EthernetDevice::configure(const DeviceConfig& config, rte_mempool* rx_poo
   if (int r = rte_eth_dev_info_get(id_, &info); r != 0)
     return failed("asking its abilities", r, said);
   const rte_bus* bus = info.device == nullptr ? nullptr : rte_dev_bus(info.device);
-  memif_client_ = std::strcmp(info.driver_name, "net_memif") == 0 &&
-                  device_argument(config.device, "role") != "server";
+  memif_ = std::strcmp(info.driver_name, "net_memif") == 0;
+  memif_client_ = memif_ && device_argument(config.device, "role") != "server";
   physical_ = bus != nullptr && std::strcmp(rte_bus_name(bus), "vdev") != 0;
   rx_offloads_ =
       info.rx_offload_capa & (RTE_ETH_RX_OFFLOAD_IPV4_CKSUM | RTE_ETH_RX_OFFLOAD_UDP_CKSUM);

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "dataplane/dpdk/burst_guard.h"
 #include "dataplane/dpdk/packet.h"
 #include "dataplane/result.h"
 
@@ -35,12 +36,18 @@ class EthernetDevice {
 
   std::uint16_t receive(std::span<rte_mbuf*> burst) {
     if (!running_) return 0;
-    return rte_eth_rx_burst(id_, 0, burst.data(), static_cast<std::uint16_t>(burst.size()));
+    const auto frames = static_cast<std::uint16_t>(burst.size());
+    if (!memif_) return rte_eth_rx_burst(id_, 0, burst.data(), frames);
+    const BurstGuard guard(id_);
+    return rte_eth_rx_burst(id_, 0, burst.data(), frames);
   }
   /// Sends what the device takes; returns how many. The rest stays the caller's.
   std::uint16_t transmit(std::span<rte_mbuf*> burst) {
     if (!running_) return 0;
-    return rte_eth_tx_burst(id_, 0, burst.data(), static_cast<std::uint16_t>(burst.size()));
+    const auto frames = static_cast<std::uint16_t>(burst.size());
+    if (!memif_) return rte_eth_tx_burst(id_, 0, burst.data(), frames);
+    const BurstGuard guard(id_);
+    return rte_eth_tx_burst(id_, 0, burst.data(), frames);
   }
 
   /// Lets frames of these multicast addresses in, by the finest filter that the device has.
@@ -69,6 +76,8 @@ class EthernetDevice {
   static constexpr std::uint64_t kTxChecksums =
       RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
 
+  static_assert(RTE_MAX_ETHPORTS <= BurstGuard::kPortsMax);
+
   EthernetDevice() = default;
   Status find(const std::string& device);
   Status configure(const DeviceConfig& config, rte_mempool* rx_pool);
@@ -77,6 +86,7 @@ class EthernetDevice {
   std::uint16_t id_ = RTE_MAX_ETHPORTS;
   bool probed_here_ = false;
   bool physical_ = false;
+  bool memif_ = false;
   bool memif_client_ = false;
   bool running_ = false;
   std::uint64_t rx_offloads_ = 0;
