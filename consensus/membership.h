@@ -16,6 +16,8 @@
 // - Of several changes that were proposed to follow one configuration, by coordinators that did not
 //   hear of each other, the first in the order is carried out. The others may still be decided, for
 //   Phase 1 proposes them again: they change nothing, and nothing waits for them.
+//   Who goes by the order, as acceptors do, sees which was first; replicas, which may come to a
+//   place in it with somebody's state, go by the news.
 // - One member changes at a time, and an identity is never used twice: a node whose memory is lost
 //   is another node. (Replicas vote on nothing: one comes back as who it was, candidate.h.)
 //

@@ -213,7 +213,8 @@ TEST_F(ChangingRing, CoordinatorWithoutMemoryIsReplacedByTheNextOne) {
 // Else the few who know what was decided before it could be gone, and nobody be left who may vote.
 TEST_F(ChangingRing, MereNewsTakesNobodyOutOfItsConfiguration) {
   begin();
-  const Configuration news = changed(ring_->configuration, replacement(3), Instance{500}, {});
+  const Configuration news =
+      changed(ring_->configuration, replacement(3), Instance{500}, kFirstInstance);
   Effects effects;
   for (const Member& each : ring_->configuration.acceptors) {
     ConfigurationNews::tell(each.endpoint, news, effects);
@@ -224,6 +225,48 @@ TEST_F(ChangingRing, MereNewsTakesNobodyOutOfItsConfiguration) {
   run(1'000);
   EXPECT_EQ(delivered_[0], up_to(20));
   EXPECT_EQ(members(1).epoch, 1u);
+}
+
+// In the order it may be one that another has overtaken, which a replica that fetched its state
+// cannot tell.
+TEST_F(ChangingRing, ReplicaGoesByTheNewsAndNotByTheOrder) {
+  begin();
+  stopped_ = {true, true, true};
+  const Instance at = ring_->learners[0]->learner().delivered_below();
+  const Ballot ballot = ring_->acceptors[0]->coordinator().ballot();
+  const Change change{.operation = 4,
+                      .verb = ChangeVerb::kRemove,
+                      .kind = JoinKind::kReplica,
+                      .member = ring_->configuration.learners[0].id,
+                      .comes = {}};
+  const Configuration next = changed(ring_->configuration, change, at, kFirstInstance);
+  Slice bytes = pool_.allocate();
+  bytes.truncate(
+      static_cast<std::uint32_t>(encode(next, {bytes.mutable_data(), kConfigurationBytesMax})));
+  const Value value{{kMembership, raw(ballot), next.epoch},
+                    dataplane::hash_bytes(bytes.bytes()),
+                    kAllPartitions,
+                    bytes.size()};
+  Phase2A m{};
+  m.instance = raw(at);
+  m.ballot = raw(ballot);
+  m.value = to_wire(value);
+  m.decided = to_wire(Decided{});
+  m.fragment = to_wire(cut(bytes.size(), ring_->fragment, 0));
+  m.route = Route(ring_->configuration, 0).wire();
+  const Endpoint learner = ring_->configuration.learners[0].endpoint;
+  Effects effects;
+  effects.send_now(learner, MessageType::kPhase2A, m).payload = bytes;
+  effects.send_now(learner, MessageType::kDecision,
+                   Decision{to_wire(Decided{ballot, at, at + 1}), 0u});
+  port_->send(now_, effects);
+  run(5);
+  EXPECT_EQ(ring_->learners[0]->learner().delivered_below(), at + 1);
+  EXPECT_FALSE(ring_->learners[0]->removed());
+  ConfigurationNews::tell(learner, next, effects);
+  port_->send(now_, effects);
+  run(5);
+  EXPECT_TRUE(ring_->learners[0]->removed());
 }
 
 TEST_F(ChangingRing, MajorityWithoutMemoryIsNotAdmitted) {

@@ -65,11 +65,12 @@ std::uint32_t LearnerNode::deliver(Nanos now) {
   return delivered;
 }
 
-/// The next value for the worker; members that are decided before it are adopted at once.
+/// The next value for the worker. Changes of members are passed over: one that came to this place
+/// with the state of another replica cannot tell whether another change has overtaken it. Whoever
+/// acts under new members tells of them.
 bool LearnerNode::next_learned(Delivery& delivery) {
   while (learner_.next(delivery)) {
     if (!delivery.value.membership()) return true;
-    adopt(decode(delivery.bytes.bytes(), configuration_));
   }
   return false;
 }

@@ -80,7 +80,8 @@ bool Cluster::replaceable(std::size_t learner) const {
   for (std::size_t i = 0; i < learners_.size(); ++i) {
     const LearnerMachine& other = learners_[i];
     if (i == learner || other.crashed || plan_.learners[i] != plan_.learners[learner]) continue;
-    if (other.silent_until > world_.now() || !other.node->current()) continue;
+    if (other.node->removed() || other.silent_until > world_.now()) continue;
+    if (!other.node->current()) continue;
     if (other.node->learner().delivered_below() >= trimmed) return true;
   }
   return false;

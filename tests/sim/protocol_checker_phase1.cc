@@ -82,7 +82,7 @@ const consensus::Configuration* ProtocolChecker::members_of(std::uint32_t epoch)
     if (change.epoch != epoch || at >= proposals_.size()) continue;
     if (first != nullptr && first->from <= change.from) continue;
     for (const Proposal& proposal : proposals_[at]) {
-      if (proposal.value.id == id && decided(proposal)) first = &change;
+      if (proposal.value.id == id && surely_decided(proposal)) first = &change;
     }
   }
   return first == nullptr ? nullptr : &members_.emplace(epoch, *first).first->second;
@@ -213,7 +213,7 @@ void ProtocolChecker::check_votes_told(std::uint32_t acceptor, const std::string
 bool ProtocolChecker::decided_by(Instance instance, Ballot ballot) const {
   const std::vector<Proposal>& all = proposals_[raw(instance)];
   return std::any_of(all.begin(), all.end(), [&](const Proposal& proposal) {
-    return proposal.ballot <= ballot && decided(proposal);
+    return proposal.ballot <= ballot && surely_decided(proposal);
   });
 }
 
