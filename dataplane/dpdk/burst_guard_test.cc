@@ -54,9 +54,11 @@ TEST_F(BurstGuardTest, WhoeverIsInABurstDoesNotWaitForItself) {
 
 TEST_F(BurstGuardTest, LaterBurstsAreNotWaitedFor) {
   std::atomic<bool> stop{false};
+  std::atomic<int> bursts{0};
   std::thread poller([&] {
-    while (!stop) const BurstGuard burst(3);
+    for (; !stop; ++bursts) const BurstGuard burst(3);
   });
+  while (bursts < 1'000) std::this_thread::yield();
   unmap();
   stop = true;
   poller.join();
