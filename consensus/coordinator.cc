@@ -278,7 +278,8 @@ void Coordinator::flush(Nanos now, Effects& effects) {
     propose_all(now, effects);
     if (state_ == State::kActive) tell_decisions(now, effects);
   }
-  if (state_ != State::kIdle) streams_.flush(ballot_, now, effects);
+  // An acknowledgement tells the ballot: see on_durable().
+  if (state_ != State::kIdle && own_promise_counted()) streams_.flush(ballot_, now, effects);
 }
 
 void Coordinator::tell_decisions(Nanos now, Effects& effects) {

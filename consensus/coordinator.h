@@ -229,6 +229,7 @@ class Coordinator {
   void note_near(Learner& learner);
   void note_debtors(Nanos now);
   void greet_learners(Nanos now);
+  bool own_promise_counted() const { return (raw(promises_) >> self_ & 1) != 0; }
   void schedule(Nanos at) { deadline_ = at < deadline_ ? at : deadline_; }
   NodeId self_id() const { return configuration_.acceptors[self_].id; }
 

@@ -40,6 +40,18 @@ TEST_F(DurableCoordinatorTest, BallotIsNotHeardOfBeforeItsPromiseIsDurable) {
   EXPECT_EQ(sent(effects_, MessageType::kPhase1A).size(), 2u);
 }
 
+TEST_F(DurableCoordinatorTest, AcknowledgementDoesNotTellABallotThatMayBeForgotten) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  submit(1, 2);
+  submit(1, 2);  // again: its client asks
+  turn();
+  EXPECT_TRUE(sent(effects_, MessageType::kSubmitAck).empty());
+  written(1);
+  turn();
+  EXPECT_EQ(sent(effects_, MessageType::kSubmitAck).size(), 1u);
+}
+
 TEST_F(DurableCoordinatorTest, BallotIsAboveEveryOneOfItsEarlierLife) {
   RecoveredAcceptor recovered;
   recovered.promised = ballot(7);

@@ -61,8 +61,7 @@ void Coordinator::merge_own() {
 /// made again for other values (T2).
 void Coordinator::on_durable(Nanos now, Effects& effects) {
   if (state_ == State::kActive) count_own_votes(now);
-  const bool counted = (raw(promises_) >> self_ & 1) != 0;
-  if (state_ != State::kPhase1 || counted || !acceptor_.promise_durable()) return;
+  if (state_ != State::kPhase1 || own_promise_counted() || !acceptor_.promise_durable()) return;
   send_phase1a(now, effects);
   count_promise(self_, now, effects);
 }
@@ -82,8 +81,7 @@ void Coordinator::send_phase1a(Nanos now, Effects& effects) {
 /// The own acceptor, too, may have been given back what it did not know.
 void Coordinator::retry_phase1(Nanos now, Effects& effects) {
   send_phase1a(now, effects);
-  const bool counted = (raw(promises_) >> self_ & 1) != 0;
-  if (counted && !unknown_[self_].empty()) count_promise(self_, now, effects);
+  if (own_promise_counted() && !unknown_[self_].empty()) count_promise(self_, now, effects);
 }
 
 void Coordinator::merge(Instance instance, Ballot ballot, const Value& value,
