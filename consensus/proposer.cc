@@ -167,12 +167,16 @@ void Proposer::on_submit_ack(NodeId from, const SubmitAck& ack, Nanos now, Effec
   const Ballot ballot{ack.ballot.get()};
   const NodeId coordinator = coordinator_of(ballot);
   const bool news = ballot > ballot_;
-  // Who is not asked at present is heard with news only: it may have missed the last change.
-  if (ack.epoch != options_.epoch || ballot < ballot_ || (from != target() && !news)) {
+  // Who is not asked at present is heard with news only: it may have missed the last change. But
+  // whoever told of the present ballot may have died before any other heard of it, or have lost its
+  // memory: then the one asked says so itself, or is silent while others name another.
+  const bool forgotten = ballot < ballot_ && (from == target() || target_silent());
+  const bool known = ballot == ballot_ && from == target();
+  if (ack.epoch != options_.epoch || (!news && !forgotten && !known)) {
     counters_[ProposerCounter::kDropAckStale].add();
     return;
   }
-  if (coordinator != target() || (news && ballot_ != kNoBallot)) {
+  if (coordinator != target() || (!known && ballot_ != kNoBallot)) {
     const auto index = configuration_.acceptor_index(coordinator);
     if (options_.client_server || !index) return;
     ballot_ = ballot;

@@ -137,6 +137,38 @@ TEST_F(ProposerTest, AckFromAnotherEpochOrAcceptorIsIgnored) {
   EXPECT_EQ(count(ProposerCounter::kDropAckStale), 3u);
 }
 
+TEST_F(ProposerTest, BallotThatWhoeverToldOfItForgotIsForgotten) {
+  start();
+  for (int i = 0; i < 2; ++i) propose(0);
+  told(1, 2, 1, 0, 50, 1);
+  EXPECT_EQ(proposer().target(), NodeId{11});
+  told(2, 1, 2, 0, 50, 2);  // may be late itself
+  EXPECT_EQ(proposer().target(), NodeId{11});
+  proposer().poll(2, effects_);
+  sent();
+  told(1, 1, 2, 0, 0, 3);
+  EXPECT_EQ(proposer().target(), NodeId{12});
+  proposer().poll(4, effects_);
+  EXPECT_EQ(sent(), (std::vector<Sent>{submit(2, 1, 1), submit(2, 2, 1)}));
+  told(2, 1, 2, 2, 50, 5);
+  EXPECT_TRUE(proposer().can_propose());
+}
+
+TEST_F(ProposerTest, BallotOfWhoeverFellSilentBeforeOthersHeardOfItIsForgotten) {
+  start();
+  propose(0);
+  told(1, 2, 1, 0, 50, 1);
+  Nanos now = 1;
+  while (count(ProposerCounter::kTargetSilent) == 0) {
+    told(2, 1, 2, 0, 50, now);
+    ASSERT_EQ(proposer().target(), NodeId{11});
+    now = std::max(now + 1, proposer().poll(now, effects_));
+    sent();
+  }
+  told(2, 1, 2, 0, 50, now);
+  EXPECT_EQ(proposer().target(), NodeId{12});
+}
+
 TEST_F(ProposerTest, ACoordinatorThatIsElectedAnewHasLostWhatItReceived) {
   start();
   propose(0);
