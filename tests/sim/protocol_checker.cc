@@ -78,6 +78,8 @@ void ProtocolChecker::on_transmit(Nanos now, std::uint32_t sender, const Endpoin
       check_epoch(acceptor, header, Ballot{message<consensus::Phase2B>(head).ballot.get()});
       if (failure_.failed()) return;
       return on_phase2b(acceptor, header, message<consensus::Phase2B>(head));
+    case MessageType::kConfiguration:
+      return check_news(acceptor, head.subspan(sizeof(FrameHeader)));
     case MessageType::kDecision:
       return on_decided(message<consensus::Decision>(head).decided);
     default:

@@ -176,6 +176,7 @@ class ProtocolChecker final : public NetworkObserver {
                    consensus::Ballot ballot);
   void check_change(std::uint32_t epoch, const consensus::Phase2A& proposal,
                     std::span<const std::byte> payload);
+  void check_news(std::uint32_t acceptor, std::span<const std::byte> news);
   const consensus::Configuration* members_of(std::uint32_t epoch);
   std::optional<std::uint32_t> acceptor_of(consensus::NodeId id) const;
 

@@ -72,6 +72,26 @@ void ProtocolChecker::check_change(std::uint32_t epoch, const consensus::Phase2A
   }
 }
 
+/// T5b: whoever tells others of the members has counted the votes for them, or has been told.
+void ProtocolChecker::check_news(std::uint32_t acceptor, std::span<const std::byte> news) {
+  const std::string who = "T5b: acceptor " + std::to_string(acceptor) + " tells of members ";
+  if (!consensus::valid_configuration(news)) return failure_.set(who + "that are none");
+  const consensus::Configuration told = consensus::decode(news, configuration_);
+  for (const auto& [id, change] : changes_) {
+    const std::uint64_t at = raw(change.from) - 1;
+    if (change.epoch != told.epoch || at >= proposals_.size()) continue;
+    for (Proposal& proposal : proposals_[at]) {
+      if (proposal.value.id != id || !decided(proposal)) continue;
+      proposal.told |= consensus::fingerprint(change, 0) == consensus::fingerprint(told, 0);
+    }
+  }
+  const consensus::Configuration* members = members_of(told.epoch);
+  if (members == nullptr || fingerprint(*members, 0) != fingerprint(told, 0)) {
+    failure_.set(who + "of configuration " + std::to_string(told.epoch) +
+                 ", which were not decided");
+  }
+}
+
 /// The members of a configuration that was decided; null if none was.
 const consensus::Configuration* ProtocolChecker::members_of(std::uint32_t epoch) {
   const auto known = members_.find(epoch);
