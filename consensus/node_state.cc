@@ -6,6 +6,13 @@
 #include "consensus/node.h"
 
 namespace annulus::consensus {
+namespace {
+
+/// Values that are copied out of the log of a replica that fetches its state before the worker has
+/// executed them: few, so that the copies lie in the cache and touch little memory.
+constexpr std::uint32_t kReplayedAhead = 64;
+
+}  // namespace
 
 std::unique_ptr<LearnerNode::Transfer> LearnerNode::make_transfer() {
   if (rings_.state == nullptr || options_.client_server) return nullptr;
@@ -105,7 +112,8 @@ std::uint32_t LearnerNode::ask_worker(Nanos now) {
     ++asked;
   }
   Delivery delivery;
-  while (rings_.deliveries.room() > 0 && receiver.next(delivery, pool_)) {
+  while (rings_.deliveries.room() > 0 && rings_.deliveries.size() < kReplayedAhead &&
+         receiver.next(delivery, pool_)) {
     CHECK(rings_.deliveries.push(std::move(delivery)));
     ++asked;
   }
