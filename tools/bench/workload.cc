@@ -175,14 +175,16 @@ annulus::Result<std::unique_ptr<Rig>> Rig::create(const WorkloadOptions& options
   if (!made) return made.error();
   rig->cluster_ = std::move(made).value();
   tools::Cluster& cluster = *rig->cluster_;
-  rig->load_.attach(
-      cluster.make_client(rig->load_.sink(), [&](statemachine::ClientOptions& client) {
-        client.sessions_max = options.load.clients;
-        client.session_window_max = std::bit_ceil(options.load.window);
-        client.batch_commands = options.batch;
-        client.batch_bytes = options.batch_bytes;
-        client.deadline = options.deadline;
-      }));
+  statemachine::Client& client =
+      cluster.make_client(rig->load_.sink(), [&](statemachine::ClientOptions& its) {
+        its.sessions_max = options.load.clients;
+        its.session_window_max = std::bit_ceil(options.load.window);
+        its.batch_commands = options.batch;
+        its.batch_bytes = options.batch_bytes;
+        its.deadline = options.deadline;
+      });
+  client.touch_memory();
+  rig->load_.attach(client);
   cluster.add_stage("load", rig->load_);
   if (Status started = cluster.start(); !started) return started.error();
   if (options.separate_stalls) rig->load_.watch_stalls(stall_counters(cluster.registry()));
