@@ -17,6 +17,8 @@ constexpr Nanos kBackoffMax = 250 * kMillisecond;
 constexpr Nanos kSuspicion = 200 * kMillisecond;
 // Timeouts in a row without a word from anybody before a single value goes on trying.
 constexpr std::uint32_t kSilentMax = 8;
+/// After so many without an answer of the target, others may name one of a lower ballot.
+constexpr std::uint32_t kUnheardMax = 3;
 // As often a value is tried before the time between two attempts grows: a new coordinator is there
 // within milliseconds, and wants to be found as soon.
 constexpr int kPatientTries = 8;
@@ -169,8 +171,8 @@ void Proposer::on_submit_ack(NodeId from, const SubmitAck& ack, Nanos now, Effec
   const bool news = ballot > ballot_;
   // Who is not asked at present is heard with news only: it may have missed the last change. But
   // whoever told of the present ballot may have died before any other heard of it, or have lost its
-  // memory: then the one asked says so itself, or is silent while others name another.
-  const bool forgotten = ballot < ballot_ && (from == target() || target_silent());
+  // memory: then the one asked names another, again and again, or others do while it is silent.
+  const bool forgotten = ballot < ballot_ && unheard_ > (from == target() ? 0 : kUnheardMax);
   const bool known = ballot == ballot_ && from == target();
   if (ack.epoch != options_.epoch || (!news && !forgotten && !known)) {
     counters_[ProposerCounter::kDropAckStale].add();
@@ -187,6 +189,7 @@ void Proposer::on_submit_ack(NodeId from, const SubmitAck& ack, Nanos now, Effec
   }
   if (coordinator != from) return;
   ballot_ = ballot;
+  unheard_ = 0;
   on_heard();
   const std::uint64_t told = std::min<std::uint64_t>(ack.received_below, next_);
   limit_ = std::max<std::uint64_t>(limit_, ack.limit);
@@ -221,6 +224,7 @@ void Proposer::on_heard() {
 
 void Proposer::switch_target(std::uint32_t acceptor, Nanos now) {
   target_ = acceptor;
+  unheard_ = 0;
   limit_ = 0;
   // What another coordinator received is unknown to this one.
   received_below_ = oldest_;
@@ -350,10 +354,13 @@ void Proposer::on_time_up(Outstanding& slot, Nanos now, Effects& effects) {
 /// The coordinator may be dead. Another acceptor, each in turn, says who coordinates; if it does so
 /// itself, it has the value already.
 void Proposer::probe(Outstanding& slot, Effects& effects) {
+  ++unheard_;
   if (++silent_ == kSilentMax + 1) counters_[ProposerCounter::kTargetSilent].add();
   const auto count = static_cast<std::uint32_t>(configuration_.acceptors.size());
   if (count == 1) return;
-  const std::uint32_t asked = (target_ + 1 + probes_++ % (count - 1)) % count;
+  // Whatever became of the target meanwhile: each has its turn.
+  if (probes_ % count == target_) ++probes_;
+  const std::uint32_t asked = probes_++ % count;
   counters_[ProposerCounter::kProbes].add();
   slot.repeated = true;
   Submit message{};

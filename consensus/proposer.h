@@ -144,7 +144,8 @@ class Proposer {
   Ballot ballot_{};                   // the highest heard of
   std::uint32_t target_ = 0;          // acceptor index of its coordinator
   std::uint32_t probes_ = 0;
-  std::uint32_t silent_ = 0;  // the speaker's timeouts since anything was heard
+  std::uint32_t silent_ = 0;   // the speaker's timeouts since anything was heard
+  std::uint32_t unheard_ = 0;  // and since the target answered as the present ballot's coordinator
   bool resume_ = false;       // after silence something was heard: all is sent again
   std::uint32_t replier_ = 0;
   std::array<Nanos, kLearnersMax> suspected_until_{};  // by learner
