@@ -278,8 +278,9 @@ void Coordinator::flush(Nanos now, Effects& effects) {
     propose_all(now, effects);
     if (state_ == State::kActive) tell_decisions(now, effects);
   }
-  // An acknowledgement tells the ballot: see on_durable().
-  if (state_ != State::kIdle && own_promise_counted()) streams_.flush(ballot_, now, effects);
+  // An acknowledgement tells the ballot, which must not be one that all may forget, nor that of a
+  // coordinator that is cut off from the others.
+  if (state_ == State::kActive || state_ == State::kCollecting) streams_.flush(ballot_, now, effects);
 }
 
 void Coordinator::tell_decisions(Nanos now, Effects& effects) {

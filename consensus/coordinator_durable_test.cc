@@ -49,6 +49,9 @@ TEST_F(DurableCoordinatorTest, AcknowledgementDoesNotTellABallotThatMayBeForgott
   EXPECT_TRUE(sent(effects_, MessageType::kSubmitAck).empty());
   written(1);
   turn();
+  EXPECT_TRUE(sent(effects_, MessageType::kSubmitAck).empty()) << "nobody else knows of it";
+  promise(1, {});
+  turn();
   EXPECT_EQ(sent(effects_, MessageType::kSubmitAck).size(), 1u);
 }
 
