@@ -10,7 +10,7 @@ namespace {
 
 /// Values that are copied out of the log of a replica that fetches its state before the worker has
 /// executed them: few, so that the copies lie in the cache and touch little memory.
-constexpr std::uint32_t kReplayedAhead = 64;
+constexpr std::uint32_t kReplayedAhead = 256;
 
 }  // namespace
 

@@ -72,7 +72,8 @@ void ProtocolChecker::check_change(std::uint32_t epoch, const consensus::Phase2A
   }
 }
 
-/// T5b: whoever tells others of the members has counted the votes for them, or has been told.
+/// T5b: whoever tells others of the members has counted the votes for them, or has been told. Only
+/// the coordinator itself knows of its own vote before anything was told.
 void ProtocolChecker::check_news(std::uint32_t acceptor, std::span<const std::byte> news) {
   const std::string who = "T5b: acceptor " + std::to_string(acceptor) + " tells of members ";
   if (!consensus::valid_configuration(news)) return failure_.set(who + "that are none");
@@ -81,7 +82,9 @@ void ProtocolChecker::check_news(std::uint32_t acceptor, std::span<const std::by
     const std::uint64_t at = raw(change.from) - 1;
     if (change.epoch != told.epoch || at >= proposals_.size()) continue;
     for (Proposal& proposal : proposals_[at]) {
-      if (proposal.value.id != id || !decided(proposal)) continue;
+      const bool counted = consensus::coordinator_of(proposal.ballot) == id_[acceptor];
+      const bool known = counted ? decided(proposal) : surely_decided(proposal);
+      if (proposal.value.id != id || !known) continue;
       proposal.told |= consensus::fingerprint(change, 0) == consensus::fingerprint(told, 0);
     }
   }
