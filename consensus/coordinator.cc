@@ -280,7 +280,8 @@ void Coordinator::flush(Nanos now, Effects& effects) {
   }
   // An acknowledgement tells the ballot, which must not be one that all may forget, nor that of a
   // coordinator that is cut off from the others.
-  if (state_ == State::kActive || state_ == State::kCollecting) streams_.flush(ballot_, now, effects);
+  if (state_ == State::kActive || state_ == State::kCollecting)
+    streams_.flush(ballot_, now, effects);
 }
 
 void Coordinator::tell_decisions(Nanos now, Effects& effects) {

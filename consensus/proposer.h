@@ -146,7 +146,7 @@ class Proposer {
   std::uint32_t probes_ = 0;
   std::uint32_t silent_ = 0;   // the speaker's timeouts since anything was heard
   std::uint32_t unheard_ = 0;  // and since the target answered as the present ballot's coordinator
-  bool resume_ = false;       // after silence something was heard: all is sent again
+  bool resume_ = false;        // after silence something was heard: all is sent again
   std::uint32_t replier_ = 0;
   std::array<Nanos, kLearnersMax> suspected_until_{};  // by learner
   std::vector<std::uint16_t> answerers_;  // learners that hold every partition concerned
