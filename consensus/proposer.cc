@@ -168,11 +168,11 @@ void Proposer::schedule(Outstanding& value, Nanos due) {
 void Proposer::on_submit_ack(NodeId from, const SubmitAck& ack, Nanos now, Effects& effects) {
   const Ballot ballot{ack.ballot.get()};
   const NodeId coordinator = coordinator_of(ballot);
-  const bool news = ballot > ballot_;
+  const bool news = ballot > highest_;
   // Who is not asked at present is heard with news only: it may have missed the last change. But
   // whoever told of the present ballot may have died before any other heard of it, or have lost its
   // memory: then the one asked names another, again and again, or others do while it is silent.
-  const bool forgotten = ballot < ballot_ && unheard_ > (from == target() ? 0 : kUnheardMax);
+  const bool forgotten = ballot != ballot_ && unheard_ > (from == target() ? 0 : kUnheardMax);
   const bool known = ballot == ballot_ && from == target();
   if (ack.epoch != options_.epoch || (!news && !forgotten && !known)) {
     counters_[ProposerCounter::kDropAckStale].add();
@@ -182,13 +182,16 @@ void Proposer::on_submit_ack(NodeId from, const SubmitAck& ack, Nanos now, Effec
     const auto index = configuration_.acceptor_index(coordinator);
     if (options_.client_server || !index) return;
     ballot_ = ballot;
+    highest_ = std::max(highest_, ballot);
     counters_[ProposerCounter::kRedirected].add();
-    // The one named may be dead: in an outage that was noticed, a single value finds out.
-    if (!target_silent()) silent_ = 0;
+    // The one named may be dead: in an outage that was noticed, a single value finds out. One that
+    // was named before is no sign of life at all.
+    if (news && !target_silent()) silent_ = 0;
     switch_target(*index, now);
   }
   if (coordinator != from) return;
   ballot_ = ballot;
+  highest_ = std::max(highest_, ballot);
   unheard_ = 0;
   on_heard();
   const std::uint64_t told = std::min<std::uint64_t>(ack.received_below, next_);

@@ -141,7 +141,8 @@ class Proposer {
   std::uint64_t next_ = 1;
   std::uint64_t limit_ = 0;           // as told by the present target
   std::uint64_t received_below_ = 1;  // as told by it, or shown by a reply
-  Ballot ballot_{};                   // the highest heard of
+  Ballot ballot_{};                   // whose coordinator is the target
+  Ballot highest_{};                  // heard of
   std::uint32_t target_ = 0;          // acceptor index of its coordinator
   std::uint32_t probes_ = 0;
   std::uint32_t silent_ = 0;   // the speaker's timeouts since anything was heard

@@ -195,6 +195,23 @@ TEST_F(ProposerTest, EveryAcceptorIsProbedWhateverBecomesOfTheTarget) {
   EXPECT_TRUE(asked);
 }
 
+TEST_F(ProposerTest, OutageIsNoticedThoughOthersNameOneDeadAcceptorAfterAnother) {
+  for (std::uint32_t i = 3; i < 5; ++i) {
+    configuration_.acceptors.push_back({NodeId{10 + i}, acceptor(i)});
+  }
+  start();
+  propose(0);
+  told(2, 5, 0, 0, 0, 1);
+  Nanos now = 1;
+  for (int i = 0; i < 100 && count(ProposerCounter::kTargetSilent) == 0; ++i) {
+    now = std::max(now + 1, proposer().poll(now, effects_));
+    sent();
+    told(2, 5, 0, 0, 0, now);
+    told(3, 4, 1, 0, 0, now);
+  }
+  EXPECT_EQ(count(ProposerCounter::kTargetSilent), 1u);
+}
+
 TEST_F(ProposerTest, ACoordinatorThatIsElectedAnewHasLostWhatItReceived) {
   start();
   propose(0);
