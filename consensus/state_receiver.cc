@@ -21,6 +21,8 @@ constexpr Nanos kBlockMax = 500 * kMillisecond;
 constexpr Nanos kPeerSilent = 500 * kMillisecond;
 constexpr std::uint64_t kOnTheirWayMax = 512 * 1'024;
 constexpr std::uint32_t kWindowMin = 4;
+/// Of the values executed from the log, this share comes off what the log may hold.
+constexpr std::uint64_t kShrinkShare = 10;
 
 }  // namespace
 
@@ -31,11 +33,10 @@ StateReceiver::StateReceiver(const Configuration& configuration, std::uint32_t s
       options_(options),
       learner_(learner),
       exchange_(exchange),
-      log_(options.log_bytes),
+      log_(options.log_bytes, options.value_bytes_max),
       self_(configuration.learners[self].id),
       partitions_(configuration.learners[self].partitions),
       piece_delay_(5 * kMillisecond, kMillisecond, 100 * kMillisecond) {
-  CHECK(options.log_bytes >= 4 * ValueLog::cost(options.value_bytes_max));
   peers_.reserve(kLearnersMax);
   find_peers();
 }
@@ -87,7 +88,10 @@ void StateReceiver::reposition(Instance next) {
 std::uint64_t StateReceiver::allowed() const {
   const std::uint64_t half = log_.capacity() / 2;
   if (stage_ == Stage::kAsking) return half;
-  return stage_ == Stage::kFetching ? half + half * base_ / count_ : log_.capacity();
+  if (stage_ == Stage::kFetching) return half + half * base_ / count_;
+  if (stage_ != Stage::kReplaying) return log_.capacity();
+  const std::uint64_t shrunk = replayed_ / kShrinkShare;
+  return replayed_from_ - std::min(replayed_from_, shrunk);
 }
 
 // --- Asking
@@ -274,13 +278,19 @@ void StateReceiver::on_installed(Nanos now) {
   stage_ = Stage::kReplaying;
   absent_ns_.record(static_cast<std::uint64_t>(now - begun_at_));
   log_.drop_through(manifest_.instance + (DEFECT(kImageOffByOne) ? 1 : 0));
+  replayed_from_ = log_.used();
+  replayed_ = 0;
 }
 
 bool StateReceiver::next(Delivery& delivery, dataplane::BufferPool& pool) {
   if (stage_ != Stage::kReplaying) return false;
-  if (!log_.empty()) return log_.pop(delivery, pool);
-  stage_ = Stage::kCurrent;
-  return false;
+  if (log_.empty()) {
+    stage_ = Stage::kCurrent;
+    return false;
+  }
+  if (!log_.pop(delivery, pool)) return false;
+  replayed_ += ValueLog::cost(delivery.bytes.size());
+  return true;
 }
 
 void StateReceiver::tick(Nanos now, Effects& effects, bool heard) {

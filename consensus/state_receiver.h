@@ -12,12 +12,13 @@
 //   to what has come of the copy: under a load that would outrun the copy, ordering slows down to
 //   the pace at which both end together. While no peer gives anything nobody is made to wait: a log
 //   that is half full begins anew; but for half a second it waits for a peer that is copying.
+// - While the log is executed it takes in nine values for every ten, at most: so it ends, however
+//   much comes meanwhile, and a load that this replica could just follow loses a tenth.
 // - Nothing is executed, and no query answered, before a whole copy was verified and installed; one
 //   that is refused leaves the replica asking. Then the log is executed, and replaced by deliveries
 //   as ever once it is empty.
 // - At most kAskedMax pieces, and half a megabyte, are on their way; what does not come is asked
-// for
-//   again, and of another peer once one is silent.
+//   for again, and of another peer once one is silent.
 #pragma once
 
 #include <array>
@@ -142,6 +143,9 @@ class StateReceiver {
   Nanos ask_at_ = 0;
   Nanos promised_at_ = 0;  // a peer said to wait
   Nanos full_since_ = kNever;
+  // Bytes of the log: what it held when its execution began, and what was executed since.
+  std::uint64_t replayed_from_ = 0;
+  std::uint64_t replayed_ = 0;
   std::uint32_t asks_ = 0;  // in a row without an answer
 
   // The copy being fetched, and from whom.

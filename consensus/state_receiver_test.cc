@@ -337,6 +337,38 @@ TEST_F(StateReceiverTest, RoomForValuesIsHandedOutAsTheCopyComesIn) {
   EXPECT_EQ(executed().size(), at_end - 1'001);
 }
 
+TEST_F(StateReceiverTest, WhileTheLogIsExecutedItTakesInNineValuesForTen) {
+  start();
+  fall_behind(500, 1'000);
+  offer(1'000, 2 * kChunk);
+  tick();
+  std::uint64_t next = 1'001;
+  const auto fill = [&] {
+    const std::uint64_t before = raw(learner_->delivered_below());
+    for (; next < before + 64; ++next) value(next, 8'000);
+    decide(next);
+    tick();
+    return raw(learner_->delivered_below()) - before;
+  };
+  chunk(0);
+  chunk(1);
+  while (fill() > 0) {
+  }
+  const std::uint64_t waited = raw(learner_->delivered_below()) - 1'001;
+  install();
+  std::uint64_t executed = 0;
+  std::uint64_t taken_in = 0;
+  while (!receiver_->current() && executed < 100 * waited) {
+    while (receiver_->next(delivery_, pool_) && ++executed % 10 != 0) {
+    }
+    if (!receiver_->current()) taken_in += fill();
+    ASSERT_LE(taken_in, executed * 9 / 10);
+  }
+  EXPECT_TRUE(receiver_->current());
+  EXPECT_GT(taken_in, executed / 2);
+  EXPECT_EQ(executed, waited + taken_in);
+}
+
 TEST_F(StateReceiverTest, WithoutAPeerThatGivesNobodyIsMadeToWait) {
   start();
   fall_behind(500, 1'000);

@@ -4,46 +4,70 @@
 #include <cstring>
 
 namespace annulus::consensus {
+namespace {
 
-ValueLog::ValueLog(std::uint64_t bytes) : memory_(bytes) {
-  CHECK(bytes % sizeof(Record) == 0 && bytes != 0);
+/// Little memory goes round while little waits, and one long value at its end wastes little.
+constexpr std::uint64_t kGrainBytes = dataplane::Mapping::kGrain;
+constexpr std::uint64_t kGrainsMin = 16;
+
+std::uint64_t grain_bytes(std::uint64_t bytes, std::uint64_t longest) {
+  return std::max(std::min(kGrainBytes, bytes / kGrainsMin / 64 * 64), longest);
 }
 
-void ValueLog::write(std::uint64_t at, std::span<const std::byte> bytes) {
-  const std::uint64_t place = at % memory_.size();
-  const std::uint64_t first = std::min<std::uint64_t>(bytes.size(), memory_.size() - place);
-  std::memcpy(memory_.data() + place, bytes.data(), first);
-  std::memcpy(memory_.data(), bytes.data() + first, bytes.size() - first);
+}  // namespace
+
+ValueLog::ValueLog(std::uint64_t bytes, std::uint32_t value_bytes_max)
+    : grain_(grain_bytes(bytes, cost(value_bytes_max))),
+      memory_(bytes / grain_ * grain_),
+      grains_(bytes / grain_) {
+  CHECK(bytes >= 4 * cost(value_bytes_max));
+  free_.reserve(grains_.size());
 }
 
-void ValueLog::read(std::uint64_t at, std::span<std::byte> bytes) const {
-  const std::uint64_t place = at % memory_.size();
-  const std::uint64_t first = std::min<std::uint64_t>(bytes.size(), memory_.size() - place);
-  std::memcpy(bytes.data(), memory_.data() + place, first);
-  std::memcpy(bytes.data() + first, memory_.data(), bytes.size() - first);
+void ValueLog::begin_grain() {
+  CHECK(count_ < grains_.size());
+  if (count_ != 0) grain(count_ - 1).end = tail_;
+  std::uint32_t index = touched_;
+  if (free_.empty()) {
+    ++touched_;
+  } else {
+    index = free_.back();
+    free_.pop_back();
+  }
+  grain(count_) = {index, 0};
+  ++count_;
+  tail_ = 0;
 }
 
 void ValueLog::push(const Delivery& delivery) {
-  CHECK(used() + cost(delivery.bytes.size()) <= capacity());
+  const std::uint64_t bytes = cost(delivery.bytes.size());
+  if (count_ == 0 || tail_ + bytes > grain_) begin_grain();
+  std::byte* place = at(grain(count_ - 1).index, tail_);
   const Record head{delivery.instance, delivery.received, delivery.value};
-  write(tail_, std::as_bytes(std::span{&head, 1}));
-  write(tail_ + sizeof head, delivery.bytes.bytes());
-  tail_ += cost(delivery.bytes.size());
+  std::memcpy(place, &head, sizeof head);
+  std::memcpy(place + sizeof head, delivery.bytes.data(), delivery.bytes.size());
+  tail_ += bytes;
 }
 
 void ValueLog::advance() {
-  head_ += cost(record(head_).value.bytes);
-  if (head_ == tail_) clear();
+  head_ += cost(first().value.bytes);
+  if (count_ == 1) {
+    if (head_ == tail_) clear();
+  } else if (head_ == grain(0).end) {
+    free_.push_back(grain(0).index);
+    oldest_ = (oldest_ + 1) % grains_.size();
+    --count_;
+    head_ = 0;
+  }
 }
 
 bool ValueLog::pop(Delivery& delivery, dataplane::BufferPool& pool) {
-  const Record& first = record(head_);
+  const Record& head = first();
   dataplane::Slice bytes = pool.allocate();
   if (!bytes) return false;
-  bytes.truncate(first.value.bytes);
-  read(head_ + sizeof first, {bytes.mutable_data(), bytes.size()});
-  delivery = {DeliveryKind::kDecided, first.instance, first.value, std::move(bytes),
-              first.received};
+  bytes.truncate(head.value.bytes);
+  std::memcpy(bytes.mutable_data(), &head + 1, bytes.size());
+  delivery = {DeliveryKind::kDecided, head.instance, head.value, std::move(bytes), head.received};
   advance();
   return true;
 }
@@ -54,8 +78,11 @@ void ValueLog::drop_through(Instance instance) {
 
 /// What was touched is the host's again.
 void ValueLog::clear() {
-  if (tail_ != 0) memory_.give_back(0, memory_.size());
-  head_ = tail_ = 0;
+  constexpr std::uint64_t kWhole = dataplane::Mapping::kGrain;
+  const std::uint64_t used = (touched_ * grain_ + kWhole - 1) / kWhole * kWhole;
+  if (used != 0) memory_.give_back(0, std::min<std::uint64_t>(used, memory_.size()));
+  free_.clear();
+  oldest_ = count_ = head_ = tail_ = touched_ = 0;
 }
 
 }  // namespace annulus::consensus

@@ -1,8 +1,10 @@
 #include "consensus/value_log.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <deque>
+#include <fstream>
 #include <random>
 
 #include "tests/support/frames.h"
@@ -12,20 +14,30 @@ namespace {
 
 using namespace support;
 
+constexpr std::uint32_t kValueMax = 9'000;
+
+std::uint64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::uint64_t all = 0;
+  std::uint64_t resident = 0;
+  file >> all >> resident;
+  return resident * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
 Delivery delivery(Frames& frames, std::uint64_t instance, std::uint32_t bytes) {
   const Content content = frames.content(instance, bytes);
   return {DeliveryKind::kDecided, at(instance), content.value, content.bytes, Nanos(instance)};
 }
 
 TEST(ValueLog, GivesBackInOrderWhatWasPutInRoundAndRound) {
-  ValueLog log(64 * 1'024);
+  ValueLog log(64 * 1'024, kValueMax);
   Frames frames;
   dataplane::BufferPool pool(16, kValueBytesMax);
   std::mt19937 random(5);
   std::deque<Delivery> expected;
   std::uint64_t instance = 0;
   for (int step = 0; step < 2'000; ++step) {
-    const auto bytes = static_cast<std::uint32_t>(1 + random() % 9'000);
+    const auto bytes = static_cast<std::uint32_t>(1 + random() % kValueMax);
     if (random() % 2 == 0 && log.used() + ValueLog::cost(bytes) <= log.capacity()) {
       expected.push_back(delivery(frames, ++instance, bytes));
       log.push(expected.back());
@@ -44,8 +56,37 @@ TEST(ValueLog, GivesBackInOrderWhatWasPutInRoundAndRound) {
   EXPECT_GT(instance, 500u);
 }
 
+TEST(ValueLog, HoldsAsManyValuesAsItSaysAndNoMore) {
+  ValueLog log(64 * 1'024, kValueMax);
+  Frames frames;
+  std::uint64_t pushed = 0;
+  while (log.used() + ValueLog::cost(kValueMax) <= log.capacity()) {
+    log.push(delivery(frames, ++pushed, kValueMax));
+  }
+  EXPECT_GE(pushed, 4u);
+  EXPECT_LE(pushed * kValueMax, 64u * 1'024);
+  log.drop_through(at(1));
+  EXPECT_LE(log.used() + ValueLog::cost(kValueMax), log.capacity());
+}
+
+TEST(ValueLog, MemoryThatWasExecutedIsFilledAgainFirst) {
+  constexpr std::uint64_t kCapacity = 512u << 20;
+  ValueLog log(kCapacity, kValueMax);
+  Frames frames;
+  dataplane::BufferPool pool(4, kValueBytesMax);
+  const Delivery value = delivery(frames, 1, kValueMax);
+  for (int i = 0; i < 100; ++i) log.push(value);
+  const std::uint64_t before = resident_bytes();
+  Delivery got;
+  for (std::uint64_t bytes = 0; bytes < kCapacity; bytes += kValueMax) {
+    log.push(value);
+    ASSERT_TRUE(log.pop(got, pool));
+  }
+  EXPECT_LT(resident_bytes(), before + (16u << 20));
+}
+
 TEST(ValueLog, DropsWhatACopyContains) {
-  ValueLog log(64 * 1'024);
+  ValueLog log(64 * 1'024, kValueMax);
   Frames frames;
   for (const std::uint64_t instance : {3, 4, 7, 9}) log.push(delivery(frames, instance, 100));
   log.drop_through(at(2));
@@ -58,7 +99,7 @@ TEST(ValueLog, DropsWhatACopyContains) {
 }
 
 TEST(ValueLog, KeepsAValueForWhichThereIsNoBuffer) {
-  ValueLog log(64 * 1'024);
+  ValueLog log(64 * 1'024, kValueMax);
   Frames frames;
   dataplane::BufferPool pool(1, kValueBytesMax);
   log.push(delivery(frames, 1, 100));

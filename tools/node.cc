@@ -185,7 +185,7 @@ std::uint64_t copy_bytes(const ClusterConfig& cluster, std::uint64_t services) {
 std::uint64_t value_log_bytes(const ClusterConfig& cluster, std::uint64_t services) {
   const std::uint64_t least =
       std::max(std::uint64_t{64} << 20, 16 * consensus::ValueLog::cost(cluster.limits.value_bytes));
-  return (std::max(services, least) + 63) / 64 * 64;
+  return std::max(services, least);
 }
 
 class ReplicaHost final : public Node {
