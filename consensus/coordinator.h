@@ -10,7 +10,8 @@
 // - Decisions ride on later proposals; when none is to be expected soon they are told at once.
 // - At most `window` instances are undecided, and none is more than `learner_window` past the
 //   slowest learner in the credit set. A slow learner slows; one that blocks the window without
-//   progress leaves the set, and comes back when it is within half a window of the fastest.
+//   progress for some milliseconds leaves the set, and comes back when it is within half a window
+//   of the fastest.
 // - Whoever has left the set is still waited for before the acceptors forget what it needs, as long
 //   as it is heard of: only a learner that is silent for several times as long as it usually is,
 //   and at most for as long as coming back takes, or stands still for long, loses its place. It

@@ -14,6 +14,9 @@ namespace {
 constexpr Nanos kLearnerSilentMin = 10 * kMillisecond;
 constexpr Nanos kReturnShare = 8;
 constexpr Nanos kLearnerSilentMax = kSecond;
+/// One that stands still for so long leaves the set though votes, too, are late these days: what it
+/// misses the acceptors keep, and it pulls, while clients that wait for it wait in vain.
+constexpr Nanos kLearnerLeavesMax = 10 * kMillisecond;
 /// One that reports and does not move is stuck.
 constexpr Nanos kLearnerIdleMax = kSecond;
 /// A learner that had to fetch its state is spared this many times as long as that took, and waited
@@ -137,18 +140,20 @@ void Coordinator::await(Learner& learner, Nanos now) {
   const bool owes = learner.delivered_below < decided_below_;
   const Nanos idle = owes ? attention_.awake(now) - learner.progressed : 0;
   const Nanos stall = learner_stall();
+  const Nanos leaves = std::min(stall, kLearnerLeavesMax);
   if (learner.standing == Standing::kInSet) {
-    if (idle < stall) return schedule(now + stall - idle);
+    if (idle < leaves) return schedule(now + leaves - idle);
     learner.standing = Standing::kTrailing;
     counters_[CoordinatorCounter::kLearnersLeft].add();
     if (credit_below(learner) > next_) return;
   }
   // It moves, if slowly: it is let come near again, or it would be a whole log behind for ever.
-  if (idle < stall) {
+  if (idle < leaves) {
     learner.standing = Standing::kInSet;
     counters_[CoordinatorCounter::kLearnersAwaited].add();
-    return schedule(now + stall);
+    return schedule(now + leaves);
   }
+  if (idle < stall) return schedule(now + stall - idle);
   if (silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax) {
     learner.hopeless = 0;
     return schedule(now + kMillisecond);

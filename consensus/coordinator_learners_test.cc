@@ -409,6 +409,27 @@ TEST_F(TrailingLearnerTest, IsNotWaitedForAtTheEndOfItsWindowIfItHasLongStoodSti
   EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 1u);
 }
 
+// Votes count as late after two milliseconds, so that eight times as long passes for a stall.
+TEST_F(TrailingLearnerTest, LeavesTheSetSoonThoughVotesAreLateButIsNotGivenUpSoon) {
+  retain_bytes_ = 2 * 100 * 50;  // of values of 100 bytes
+  begin();
+  feed(30);
+  EXPECT_EQ(next(), kFirst + 16);
+  pass(8 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 0u);
+  pass(4 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 1u);
+  feed(60);
+  EXPECT_GE(next(), kFirst + 50);
+  EXPECT_LE(next(), kFirst + 52);
+  other_reports();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersAwaited), 0u);
+  pass(5 * kMillisecond);
+  other_reports();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
 TEST_F(TrailingLearnerTest, DoesNotStandStillWhileItHasNothingToDeliver) {
   be_usual();
   pass(100 * kMillisecond);
