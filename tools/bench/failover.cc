@@ -23,6 +23,7 @@ constexpr Nanos kRecovery = 250 * kMillisecond;
 constexpr Nanos kLeadIn = 100 * kMillisecond;  // of the load, before the plot
 constexpr std::uint32_t kHealthyRuns = 40;
 constexpr Nanos kWholeWithin = 20 * kSecond;
+constexpr Nanos kStoodStill = 4 * kMillisecond;  // the machine, or a part of it, around a fault
 constexpr std::uint64_t kApartMost = 512;  // instances, of replicas that follow
 constexpr std::uint32_t kSamples = 1 << 21;
 // Of the plot, in steps of a millisecond.
@@ -133,6 +134,7 @@ class Failover {
   Status await_measured(std::uint64_t first, Nanos begin);
   Status await_replicas();
   std::uint64_t counted(const std::string& node, const char* stage, const char* name) const;
+  Nanos stood_still() const;
   std::uint32_t coordinator() const;
   std::string victim(Victim kind, std::uint32_t number) const;
   void sum_up(Result& result);
@@ -147,7 +149,9 @@ class Failover {
   double healthy_p99_us_ = 0;
   // Of the present kind.
   std::vector<Nanos> took_;
-  std::vector<Nanos> gaps_;
+  std::vector<Nanos> gaps_;  // of each fault
+  std::vector<Nanos> p99s_;  // likewise
+  std::uint32_t disturbed_ = 0;
   Plot plot_;
 };
 
@@ -160,6 +164,16 @@ std::uint64_t Failover::counted(const std::string& node, const char* stage,
     }
   }
   return 0;
+}
+
+/// The cores did so far, in all.
+Nanos Failover::stood_still() const {
+  std::uint64_t sum = 0;
+  for (const dataplane::Registry::Group& group : rig_.cluster().registry().groups()) {
+    if (group.stage != "core") continue;
+    sum += group.values[static_cast<std::size_t>(dataplane::LoopCounter::kStalledNanos)].get();
+  }
+  return static_cast<Nanos>(sum);
 }
 
 /// The number of the acceptor that proposes.
@@ -229,9 +243,11 @@ Status Failover::one_run(const Kind* kind, std::uint32_t number) {
       kind == nullptr ? nullptr : &rig_.cluster().gate(victim(kind->victim, number));
   const std::uint64_t first = timeline_.count();
   wait(kBefore * kMillisecond);
+  const Nanos stood_before = stood_still();
   const Nanos begin = clock_.now();
   if (gate != nullptr) kind->victim == Victim::kSlowAcceptor ? gate->slow(10) : gate->stop();
   wait(kFailed);
+  if (stood_still() - stood_before > kStoodStill) ++disturbed_;
   if (gate != nullptr) gate->open();
   wait(kRecovery);
   if (Status all = await_measured(first, begin); !all) return all;
@@ -239,10 +255,11 @@ Status Failover::one_run(const Kind* kind, std::uint32_t number) {
   if (timeline_.count() - first > kSamples) {
     return Error{"more completed around a fault than there is room to note"};
   }
-  const Seen seen = look(timeline_, first, begin);
+  Seen seen = look(timeline_, first, begin);
   plot_.add(timeline_, first, begin);
   took_.insert(took_.end(), seen.took.begin(), seen.took.end());
   gaps_.push_back(seen.gap);
+  p99s_.push_back(quantile(seen.took, 0.99));
   return await_replicas();
 }
 
@@ -254,6 +271,8 @@ void Failover::sum_up(Result& result) {
   result.extra["gap_p50_us"] = us(gaps_, 0.5);
   result.extra["gap_p99_us"] = us(gaps_, 0.99);
   result.extra["gap_max_us"] = us(gaps_, 1);
+  result.extra["median_fault_p99_us"] = us(p99s_, 0.5);
+  result.extra["core_stood_still_4_ms"] = disturbed_;
   result.extra["rate_per_second"] = rate_;
 }
 
@@ -301,6 +320,8 @@ Status Failover::run(Report& report) {
     const auto before = rig_.reading();
     took_.clear();
     gaps_.clear();
+    p99s_.clear();
+    disturbed_ = 0;
     plot_ = Plot{};
     const std::uint32_t runs = kind == nullptr ? kHealthyRuns : options_.faults;
     for (std::uint32_t number = 0; number < runs; ++number) {
