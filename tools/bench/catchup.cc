@@ -1,6 +1,7 @@
-// What a replica that comes back costs the others: one is killed under load, loses its memory, and
-// is started again once the acceptors have forgotten what it missed. It fetches the state of the
-// other replica while the load goes on.
+// What a replica that comes back costs the others, under load. First one that only stood still: the
+// acceptors still have what it missed, and it pulls that. Then one that is killed, loses its
+// memory, and is started again once the acceptors have forgotten what it missed: it fetches the
+// state of the other replica.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
@@ -20,11 +21,13 @@ using std::chrono::milliseconds;
 struct Options {
   WorkloadOptions workload;
   std::uint32_t rounds = 5;
+  std::uint32_t pauses = 20;
   double load = 0.5;  // of the peak; 1: closed loop
 };
 
 constexpr Nanos kPatience = 60 * kSecond;
 constexpr Nanos kOnSchedule = 20 * kMillisecond;
+constexpr std::uint64_t kCaughtUp = 512;  // instances that it may still lack, as one that follows
 constexpr std::uint32_t kSamples = 1 << 20;
 constexpr const char* kVictim = "replica1";
 constexpr const char* kStays = "replica2";
@@ -37,6 +40,8 @@ class Catchup {
   Status run(Report& report);
 
  private:
+  Status pauses(Report& report);
+  Status pause();
   Status on_schedule();
   Status stop_victim();
   Status round();
@@ -61,6 +66,7 @@ class Catchup {
   std::vector<double> worker_turn_us_;   // the longest of the replica that comes back
   std::vector<double> learner_turn_us_;  // likewise
   std::vector<double> kept_;
+  std::uint32_t outrun_ = 0;            // pauses after which it had to fetch the state
   std::shared_ptr<Rig::Reading> back_;  // since the last restart: counters begin anew with it
 };
 
@@ -145,6 +151,31 @@ Status Catchup::stop_victim() {
   }
 }
 
+/// It misses half of what the acceptors retain.
+Status Catchup::pause() {
+  const auto decided = [&] { return counted(kStays, "learner", "delivered"); };
+  const auto begun = [&] { return counted(kVictim, "state_receiver", "begun"); };
+  if (Status rested = on_schedule(); !rested) return rested;
+  healthy_.push_back(per_second(kSecond / 4));
+  const std::uint64_t begun_before = begun();
+  const std::uint64_t enough = decided() + rig_.cluster().config().limits.retain / 2;
+  rig_.cluster().gate(kVictim).stop();
+  Status missed = wait_for("a replica to miss something", [&] { return decided() > enough; });
+  rig_.cluster().gate(kVictim).open();
+  if (!missed) return missed;
+  const Nanos begin = clock_.now();
+  const std::uint64_t first = timeline_.count();
+  Status near = wait_for("the replica to have what it missed",
+                         [&] { return rig_.cluster().replicas_apart() <= kCaughtUp; });
+  const Nanos took = clock_.now() - begin;
+  during_.push_back(static_cast<double>(timeline_.count() - first) * 1e9 /
+                    static_cast<double>(took));
+  kept_.push_back(during_.back() / healthy_.back());
+  took_ms_.push_back(static_cast<double>(took) / 1e6);
+  outrun_ += begun() != begun_before;
+  return near;
+}
+
 Status Catchup::round() {
   if (Status stopped = stop_victim(); !stopped) return stopped;
   without_.push_back(per_second(kSecond));
@@ -178,9 +209,32 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+Status Catchup::pauses(Report& report) {
+  const auto before = rig_.reading();
+  for (std::uint32_t i = 0; i < options_.pauses; ++i) {
+    if (Status done = pause(); !done) return done;
+  }
+  Result result = rig_.result_since(before);
+  result.label = rate_ == 0 ? "replica paused, closed loop" : "replica paused, open loop";
+  const double kept = median(kept_);
+  result.per_second = median(during_);
+  result.extra = {{"healthy_per_second", median(healthy_)},
+                  {"during_per_second", median(during_)},
+                  {"kept", kept},
+                  {"kept_least", *std::min_element(kept_.begin(), kept_.end())},
+                  {"caught_up_ms", median(took_ms_)},
+                  {"pauses", options_.pauses},
+                  {"fetched_state", outrun_}};
+  result.targets.push_back({"at least 90 % of the commands while a paused replica catches up",
+                            "the acceptors send what it missed, once", kept >= 0.9});
+  for (auto* figures : {&healthy_, &during_, &kept_, &took_ms_}) figures->clear();
+  return report.add(result);
+}
+
 Status Catchup::run(Report& report) {
   if (Status begun = rig_.run(rate_, &timeline_); !begun) return begun;
   std::this_thread::sleep_for(std::chrono::duration<double>(options_.workload.warmup));
+  if (Status paused = pauses(report); !paused) return paused;
   for (std::uint32_t i = 0; i < options_.rounds; ++i) {
     if (Status done = round(); !done) return done;
   }
@@ -230,25 +284,30 @@ Experiment catchup_experiment() {
   options->workload.seconds = 2;
   options->workload.warmup = 1;
   options->workload.deadline = 30 * kSecond;  // an outage is to show in what was kept
-  return {"catchup", "a replica loses its memory under load and fetches the state of the other one",
-          "40 s",
-          [options](CLI::App& app) {
-            app.add_option("--rounds", options->rounds, "how often it is killed")
-                ->check(CLI::Range(1, 1'000))
-                ->capture_default_str();
-            app.add_option("--load", options->load, "share of the peak; 1: as fast as it goes")
-                ->check(CLI::Range(0.01, 1.0))
-                ->capture_default_str();
-            app.add_option("--keys", options->workload.load.keys, "records")
-                ->check(CLI::Range(2, 100'000'000))
-                ->capture_default_str();
-            app.add_option("--value-bytes", options->workload.load.value_bytes, "of each")
-                ->check(CLI::Range(1, 16'000))
-                ->capture_default_str();
-            app.add_option("--warmup", options->workload.warmup, "seconds before")
-                ->capture_default_str();
-          },
-          [options](Report& report) { return run_catchup(*options, report); }};
+  return {
+      "catchup",
+      "a replica stands still under load, then loses its memory and fetches the other one's state",
+      "50 s",
+      [options](CLI::App& app) {
+        app.add_option("--rounds", options->rounds, "how often it is killed")
+            ->check(CLI::Range(1, 1'000))
+            ->capture_default_str();
+        app.add_option("--pauses", options->pauses, "how often it stands still before that")
+            ->check(CLI::Range(1, 1'000))
+            ->capture_default_str();
+        app.add_option("--load", options->load, "share of the peak; 1: as fast as it goes")
+            ->check(CLI::Range(0.01, 1.0))
+            ->capture_default_str();
+        app.add_option("--keys", options->workload.load.keys, "records")
+            ->check(CLI::Range(2, 100'000'000))
+            ->capture_default_str();
+        app.add_option("--value-bytes", options->workload.load.value_bytes, "of each")
+            ->check(CLI::Range(1, 16'000))
+            ->capture_default_str();
+        app.add_option("--warmup", options->workload.warmup, "seconds before")
+            ->capture_default_str();
+      },
+      [options](Report& report) { return run_catchup(*options, report); }};
 }
 
 }  // namespace annulus::bench

@@ -24,7 +24,7 @@ constexpr Nanos kLeadIn = 100 * kMillisecond;  // of the load, before the plot
 constexpr std::uint32_t kHealthyRuns = 40;
 constexpr Nanos kWholeWithin = 20 * kSecond;
 constexpr Nanos kStoodStill = 4 * kMillisecond;  // the machine, or a part of it, around a fault
-constexpr std::uint64_t kApartMost = 512;  // instances, of replicas that follow
+constexpr std::uint64_t kApartMost = 512;        // instances, of replicas that follow
 constexpr std::uint32_t kSamples = 1 << 21;
 // Of the plot, in steps of a millisecond.
 constexpr int kBefore = 50;
