@@ -214,6 +214,7 @@ class Cluster {
   bool member_of(const consensus::Configuration& members, std::uint32_t acceptor) const;
   std::size_t whole_members(const consensus::Configuration& members, std::uint32_t without) const;
   bool majority_without(std::uint32_t acceptor) const;
+  bool can_spare(const consensus::Configuration& members, consensus::NodeId acceptor) const;
   std::optional<consensus::Change> wanted_change(const Fault& fault,
                                                  const consensus::Configuration& members);
   bool in_vain(const consensus::Configuration& members) const;

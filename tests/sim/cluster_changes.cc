@@ -64,6 +64,20 @@ bool Cluster::majority_without(std::uint32_t acceptor) const {
   return !pending || enough(consensus::changed(now, *changing_, {}, {}));
 }
 
+/// Whether those that are left decide even with one's log full and what another one said lost: of
+/// five both may be, and of four only one.
+bool Cluster::can_spare(const Configuration& members, consensus::NodeId acceptor) const {
+  std::size_t able = 0;
+  for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
+    if (i == plan_.small || i == plan_.damaged) continue;
+    const Endpoint& endpoint = acceptors_[i].transport->endpoint();
+    able += std::any_of(members.acceptors.begin(), members.acceptors.end(), [&](const auto& each) {
+      return each.endpoint == endpoint && each.id != acceptor;
+    });
+  }
+  return 2 * able > members.acceptors.size() - 1;
+}
+
 /// What the operator wants next, if there is somebody to do it with. It is asked for with everybody
 /// up, as operators are told to.
 std::optional<Change> Cluster::wanted_change(const Fault& fault, const Configuration& members) {
@@ -82,6 +96,7 @@ std::optional<Change> Cluster::wanted_change(const Fault& fault, const Configura
   if (change.verb == ChangeVerb::kRemove) {
     if (members.acceptors.size() <= kAcceptorsKept) return std::nullopt;
     change.member = members.acceptors[fault.a % members.acceptors.size()].id;
+    if (!can_spare(members, change.member)) return std::nullopt;
     return change;
   }
   for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {

@@ -1,0 +1,79 @@
+// What a cluster does that a plan, not a seed, describes: mostly with acceptors whose logs fill.
+#include "tests/sim/cluster.h"
+
+#include <gtest/gtest.h>
+
+namespace annulus::sim {
+namespace {
+
+constexpr std::uint64_t kPlentyOfBlocks = 4'096;
+/// The last acceptor is the one that may lose what it said, the one before it never does.
+constexpr std::uint32_t kDamaged = 4;
+constexpr std::uint32_t kOther = 3;
+
+class ClusterTest : public testing::Test {
+ protected:
+  void start(std::uint32_t acceptors, std::uint32_t small, std::uint32_t blocks) {
+    plan_.acceptors = acceptors;
+    plan_.learners = {consensus::kAllPartitions, consensus::kAllPartitions};
+    plan_.durable = true;
+    plan_.damaged = std::min(kDamaged, acceptors - 1);
+    plan_.small = small;
+    plan_.small_blocks = blocks;
+    LoadPlan load;
+    load.commands = 2'000;
+    load.duration = 4 * kSecond;
+    world_ = std::make_unique<World>(1, plan_.frame_bytes_max);
+    cluster_ = std::make_unique<Cluster>(*world_, plan_, load, Rng(2));
+  }
+  void pass(Nanos time) {
+    world_->run([] { return false; }, world_->now() + time);
+    ASSERT_EQ(world_->failure().what(), "");
+  }
+  void happen(FaultKind kind, std::uint32_t which) {
+    cluster_->on_fault({.kind = kind, .a = which});
+  }
+  /// Of the cluster, and of its nodes as long as they live.
+  std::uint64_t count(const std::string& name) {
+    std::map<std::string, std::uint64_t> counters;
+    cluster_->count(counters);
+    for (const auto& group : cluster_->registry().groups()) {
+      for (std::size_t i = 0; i < group.values.size(); ++i) {
+        counters[group.stage + "." + group.names[i]] += group.values[i].get();
+      }
+    }
+    return counters[name];
+  }
+  /// Whether an operator of five acceptors takes out this one.
+  bool takes_out(std::uint32_t small, std::uint32_t acceptor) {
+    plan_.changes = true;
+    start(5, small, kPlentyOfBlocks);
+    happen(FaultKind::kRemoveAcceptor, acceptor);
+    pass(500 * kMillisecond);
+    const bool done = count("order.acceptors_removed") == 1;
+    cluster_.reset();
+    return done;
+  }
+  void finish() {
+    const auto finished = [&] { return cluster_->clients_done() && cluster_->caught_up(); };
+    EXPECT_TRUE(world_->run(finished, world_->now() + 30 * kSecond))
+        << cluster_->describe_unfinished();
+    cluster_->check_end();
+    EXPECT_EQ(world_->failure().what(), "");
+  }
+
+  ClusterPlan plan_;
+  std::unique_ptr<World> world_;
+  std::unique_ptr<Cluster> cluster_;
+};
+
+TEST_F(ClusterTest, OperatorLeavesAMajorityThatNeedsNeitherAFullLogNorALostOne) {
+  EXPECT_FALSE(takes_out(kOther, 0)) << "three of four, of which two may be unable";
+  EXPECT_TRUE(takes_out(kOther, kOther));
+  EXPECT_TRUE(takes_out(kOther, kDamaged));
+  EXPECT_TRUE(takes_out(kDamaged, 0)) << "it is one and the same that may be unable";
+  EXPECT_TRUE(takes_out(~0u, 0));
+}
+
+}  // namespace
+}  // namespace annulus::sim
