@@ -123,6 +123,7 @@ void Acceptor::on_phase2a(const Received& in, Nanos now, Effects& effects) {
     return;
   }
   raise_promise(ballot, effects);
+  const Value value = from_wire(m.value);
   const Instance instance{m.instance.get()};
   const bool gap = instance > seen_below_;
   Slot* place = admit(instance);
@@ -134,10 +135,11 @@ void Acceptor::on_phase2a(const Received& in, Nanos now, Effects& effects) {
         vote(*place, just(self_), route.coordinator(), effects);
       }
     } else {
-      take_fragment(*place, ballot, from_wire(m.value), from_wire(m.fragment), in, route, now,
-                    effects);
+      take_fragment(*place, ballot, value, from_wire(m.fragment), in, route, now, effects);
     }
   }
+  const bool accepted = place != nullptr && place->ballot == ballot;
+  if (!accepted && !log_has_room(value)) refuse(ballot, route, now, effects);
   on_decided(from_wire(m.decided), now);
 }
 

@@ -17,6 +17,8 @@
 //   it, durably if it is durable; votes are cast only where the present one governs (membership.h).
 // - Durable: promise, vote and value are on stable storage before anybody hears of them. The write
 //   starts with the Phase2A; promises are told and votes cast from on_durable() (T5).
+// - A full log: who proposes is told that it was heard, and that this acceptor cannot accept. Else
+//   it would take itself for unheard, and the next one would propose as much in vain.
 #pragma once
 
 #include <algorithm>
@@ -245,7 +247,9 @@ class Acceptor {
     return place.number <= durable_ && (promise_durable() || place.ballot != promised_);
   }
   void raise_promise(Ballot ballot, Effects& effects);
+  bool log_has_room(const Value& value) const;
   bool log_takes(const Value& value);
+  void refuse(Ballot ballot, const Route& route, Nanos now, Effects& effects);
   void keep(Slot& slot, Effects& effects);
   void answer_phase1a(Effects& effects);
   void forget_recent(const RecoveredAcceptor& recovered);
@@ -324,7 +328,8 @@ class Acceptor {
   std::vector<Waiting> waiting_;  // accepts to vote for, a ring by count
   std::uint64_t waiting_head_ = 0;
   std::uint64_t waiting_tail_ = 0;
-  Answer answer_;  // the Phase1A to answer once the promise is durable; ballot 0: none
+  Answer answer_;        // the Phase1A to answer once the promise is durable; ballot 0: none
+  Nanos refuse_at_ = 0;  // not again before
   InstanceRange unknown_;
   struct Mend {
     Instance instance{};

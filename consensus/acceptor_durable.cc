@@ -22,6 +22,12 @@
 #include "consensus/acceptor.h"
 
 namespace annulus::consensus {
+namespace {
+
+/// Who proposes in vain says it again and again.
+constexpr Nanos kRefuseAgain = 10 * kMillisecond;
+
+}  // namespace
 
 void Acceptor::restore(const RecoveredAcceptor& recovered) {
   CHECK(options_.durable && number_ == 0 && promised_ == kNoBallot);
@@ -87,9 +93,21 @@ InstanceRange Acceptor::unknown() const {
   return left.empty() ? InstanceRange{} : left;
 }
 
+bool Acceptor::log_has_room(const Value& value) const {
+  return !options_.durable || log_space_ >= log_cost(value.bytes);
+}
+
+/// What it has promised it may tell only once that is durable.
+void Acceptor::refuse(Ballot ballot, const Route& route, Nanos now, Effects& effects) {
+  if (now < refuse_at_ || !promise_durable()) return;
+  refuse_at_ = now + kRefuseAgain;
+  effects.send_now(configuration_.acceptors[route.coordinator()].endpoint, MessageType::kReject,
+                   Reject{raw(promised_), raw(ballot)});
+}
+
 bool Acceptor::log_takes(const Value& value) {
   if (!options_.durable) return true;
-  if (log_space_ < log_cost(value.bytes)) {
+  if (!log_has_room(value)) {
     counters_[AcceptorCounter::kDropLogFull].add();
     return false;
   }

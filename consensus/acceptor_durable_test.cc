@@ -149,6 +149,31 @@ TEST_F(DurableAcceptorTest, FullLogTakesNoProposalsButPromises) {
   EXPECT_EQ(acceptor_->accepted(at(1)).ballot, ballot(3));
 }
 
+TEST_F(DurableAcceptorTest, FullLogTellsNowAndThenWhoProposesThatItWasHeard) {
+  start_durable(3, 1);
+  written(0, 1'000);
+  propose(at(1), frames_.content(1));
+  EXPECT_TRUE(sent(effects_, MessageType::kReject).empty()) << "of a promise that may be forgotten";
+  written(1, 1'000);
+  propose(at(1), frames_.content(1));
+  propose(at(2), frames_.content(2));
+  auto answers = sent(effects_, MessageType::kReject);
+  ASSERT_EQ(answers.size(), 1u);
+  EXPECT_EQ(answers[0]->to, endpoint_of(acceptor_id(0)));
+  EXPECT_EQ(message_of<Reject>(*answers[0]).promised, raw(ballot(1)));
+  EXPECT_EQ(message_of<Reject>(*answers[0]).refused, raw(ballot(1)));
+  effects_.clear();
+  pass(10 * kMillisecond);
+  propose(at(5'000), frames_.content(3));  // the others have long gone on without it
+  EXPECT_EQ(sent(effects_, MessageType::kReject).size(), 1u);
+  effects_.clear();
+  written(1);
+  pass(10 * kMillisecond);
+  propose(at(1), frames_.content(1));
+  fragment(at(2), frames_.content(2, 3'000), 0);
+  EXPECT_TRUE(sent(effects_, MessageType::kReject).empty());
+}
+
 TEST_F(DurableAcceptorTest, NothingLeavesMemoryBeforeItIsDurable) {
   start_durable(3, 1, {}, 1'024);
   std::uint64_t i = 1;

@@ -15,8 +15,12 @@ constexpr std::uint32_t kSilentMax = 16;
 /// How long a ring that failed is not used; longer if it fails again at once.
 constexpr Nanos kBrokenFirst = 100 * kMillisecond;
 constexpr Nanos kBrokenMax = 10 * kSecond;
-/// A proposal repeated this often without a majority for it: whoever coordinates is not heard.
+/// A proposal repeated this often, and no majority answers: whoever coordinates is not heard.
 constexpr std::uint32_t kRepeatsMax = 10;
+/// With one, but without their votes, it is repeated at this distance: a log may get room.
+constexpr Nanos kRepeatRefused = kSecond;
+/// So long an answer counts that an acceptor cannot accept: the next one or two may be lost.
+constexpr Nanos kRefusedFor = 4 * kRepeatRefused;
 
 }  // namespace
 
@@ -210,6 +214,16 @@ void Coordinator::on_phase2b(const Received& in, Nanos now) {
   }
 }
 
+void Coordinator::on_reject(const Received& in, Nanos now) {
+  const auto& m = message<Reject>(in.frame);
+  const auto acceptor = configuration_.acceptor_index(NodeId{in.frame.header->sender.get()});
+  if (Ballot{m.promised.get()} > ballot_ || m.refused != raw(ballot_) || !acceptor) {
+    return observe(Ballot{m.promised.get()});
+  }
+  counters_[CoordinatorCounter::kRefused].add();
+  refused_at_[*acceptor] = attention_.awake(now);
+}
+
 void Coordinator::add_votes(Instance instance, AcceptorSet votes, Nanos now) {
   Slot& place = slot(instance);
   if (place.decided) return;
@@ -346,9 +360,11 @@ void Coordinator::repeat_undecided(Nanos now, Effects& effects) {
       schedule(now);
       break;
     }
-    if (place.repeats == kRepeatsMax) return resign();
-    const Nanos wait = vote_delay_.p99() << std::min(place.repeats + 1, 6u);
-    if (place.repeats++ == 0 && route_.size() > 1) {
+    const bool in_vain = place.repeats == kRepeatsMax;
+    if (in_vain && !answered(place, now)) return resign();
+    if (!in_vain) ++place.repeats;
+    const Nanos wait = in_vain ? kRepeatRefused : vote_delay_.p99() << std::min(place.repeats, 6u);
+    if (place.repeats == 1 && route_.size() > 1) {
       pull = true;
     } else {
       counters_[CoordinatorCounter::kProposalsRepeated].add();
@@ -359,6 +375,16 @@ void Coordinator::repeat_undecided(Nanos now, Effects& effects) {
     schedule(place.repeat_at);
   }
   if (pull) pull_votes(now, effects);
+}
+
+/// A majority has accepted the proposal, or says that it cannot. One that is deaf hears neither.
+bool Coordinator::answered(const Slot& place, Nanos now) const {
+  AcceptorSet heard = place.votes;
+  for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
+    const Nanos at = refused_at_[i];
+    if (at != 0 && attention_.awake(now) - at < kRefusedFor) heard = heard | just(i);
+  }
+  return size(heard) >= configuration_.majority();
 }
 
 void Coordinator::pull_votes(Nanos, Effects& effects) {
@@ -386,20 +412,33 @@ namespace annulus::dataplane {
 
 template <>
 const std::array<const char*, static_cast<std::size_t>(consensus::CoordinatorCounter::kCount)>
-    CounterNames<consensus::CoordinatorCounter>::names = {
-        "elections_started",  "elections_won",
-        "stepped_down",       "resigned",
-        "proposals",          "decided",
-        "decided_by_spare",   "decisions_piggybacked",
-        "decisions_flushed",  "heartbeats",
-        "votes_pulled",       "proposals_repeated",
-        "rerouted",           "window_full",
-        "credit_blocked",     "learners_left",
-        "learners_back",      "learners_awaited",
-        "learners_gone",      "values_recovered",
-        "holes_filled",       "values_pulled",
-        "members_changed",    "phase1_unknown",
-        "drop_stale_vote",    "drop_mismatched_vote",
-        "drop_too_far_behind"};
+    CounterNames<consensus::CoordinatorCounter>::names = {"elections_started",
+                                                          "elections_won",
+                                                          "stepped_down",
+                                                          "resigned",
+                                                          "refused",
+                                                          "proposals",
+                                                          "decided",
+                                                          "decided_by_spare",
+                                                          "decisions_piggybacked",
+                                                          "decisions_flushed",
+                                                          "heartbeats",
+                                                          "votes_pulled",
+                                                          "proposals_repeated",
+                                                          "rerouted",
+                                                          "window_full",
+                                                          "credit_blocked",
+                                                          "learners_left",
+                                                          "learners_back",
+                                                          "learners_awaited",
+                                                          "learners_gone",
+                                                          "values_recovered",
+                                                          "holes_filled",
+                                                          "values_pulled",
+                                                          "members_changed",
+                                                          "phase1_unknown",
+                                                          "drop_stale_vote",
+                                                          "drop_mismatched_vote",
+                                                          "drop_too_far_behind"};
 
 }  // namespace annulus::dataplane

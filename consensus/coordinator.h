@@ -23,7 +23,8 @@
 // - A change of members is a value; nothing is proposed past it before all up to it is decided, and
 //   Phase 1 is then run anew among the new members (membership.h).
 // - It is never silent for longer than it said it would be (election.h), unless it resigns: when no
-//   majority answers, though it is perhaps heard.
+//   majority answers, though it is perhaps heard. That an acceptor's log is full is an answer:
+//   another coordinator would get no other, and each new ballot fills the logs that are not.
 #pragma once
 
 #include <cstdint>
@@ -50,6 +51,7 @@ enum class CoordinatorCounter : std::uint8_t {
   kElectionsWon,
   kSteppedDown,
   kResigned,  // no majority answered
+  kRefused,   // answers of acceptors that cannot accept: their logs are full
   kProposals,
   kDecided,
   kDecidedBySpare,        // a vote came from outside the ring
@@ -103,6 +105,8 @@ class Coordinator {
   void on_durable(Nanos now, Effects& effects);
   void on_phase1b(const Received& in, Nanos now, Effects& effects);
   void on_phase2b(const Received& in, Nanos now);
+  /// An acceptor has promised to another, or cannot accept.
+  void on_reject(const Received& in, Nanos now);
   void on_value(const Received& in, Nanos now, Effects& effects);
   /// Proposes the change, if it is allowed. It may still come to nothing when another coordinator
   /// takes over: whoever wants it asks again, by the same operation id.
@@ -210,6 +214,7 @@ class Coordinator {
   void tell_decisions(Nanos now, Effects& effects);
   void send_decision(bool repeated, Nanos now, Effects& effects);
   void repeat_undecided(Nanos now, Effects& effects);
+  bool answered(const Slot& slot, Nanos now) const;
   void pull_votes(Nanos now, Effects& effects);
   void note_heard(Learner& learner, Nanos now);
   Instance credit_below(const Learner& learner) const;
@@ -246,6 +251,7 @@ class Coordinator {
   Ballot highest_seen_{};
   Route route_;
   std::array<std::uint32_t, kAcceptorsMax> silent_{};  // decided in a row without its vote
+  std::array<Nanos, kAcceptorsMax> refused_at_{};      // by attention_; 0: it did not
   Instance from_ = kFirstInstance;                     // first instance of this ballot
   Instance next_ = kFirstInstance;                     // next to propose
   Instance decided_below_ = kFirstInstance;            // contiguous

@@ -91,6 +91,88 @@ TEST_F(DurableCoordinatorTest, SlowDiskOfTheCoordinatorIsNotWaitedFor) {
   EXPECT_EQ(coordinator_->decided_below(), at(2));
 }
 
+class RefusedCoordinatorTest : public CoordinatorTest {
+ protected:
+  /// Proposes one value, which nobody votes for.
+  void propose_in_vain(std::uint32_t acceptors) {
+    start(acceptors);
+    elect();
+    submit(1, 1);
+    turn();
+  }
+  void reject(std::uint32_t from, Ballot promised) {
+    const Reject m{raw(promised), raw(coordinator_->ballot())};
+    coordinator_->on_reject(frames_.frame(acceptor_id(from), MessageType::kReject, m), now_);
+  }
+  /// Acceptor `from` says over and over that its log is full.
+  void refuse_for(Nanos time, std::uint32_t from) {
+    for (const Nanos end = now_ + time; now_ < end;) {
+      pass(500 * kMillisecond);
+      reject(from, coordinator_->ballot());
+      keep();
+    }
+  }
+};
+
+TEST_F(RefusedCoordinatorTest, StaysWhileAMajorityAnswersThoughLogsAreFull) {
+  propose_in_vain(3);
+  refuse_for(60 * kSecond, 1);
+  EXPECT_TRUE(coordinator_->active());
+  EXPECT_EQ(count(CoordinatorCounter::kResigned), 0u);
+  EXPECT_EQ(count(CoordinatorCounter::kElectionsStarted), 1u);
+  proposals_.clear();
+  refuse_for(10 * kSecond, 1);
+  EXPECT_GE(proposals_.size(), 9u) << "there may be room again";
+  EXPECT_LE(proposals_.size(), 11u);
+  vote_for(1, 1, 2);
+  EXPECT_EQ(coordinator_->decided_below(), at(2));
+}
+
+TEST_F(RefusedCoordinatorTest, ResignsIfNoMajorityAnswers) {
+  propose_in_vain(5);
+  vote_for(1, 1, 1);
+  pass(2 * kSecond);
+  EXPECT_EQ(count(CoordinatorCounter::kResigned), 1u);
+  EXPECT_TRUE(coordinator_->idle());
+}
+
+TEST_F(RefusedCoordinatorTest, CountsVotesAndRefusalsOfDistinctAcceptors) {
+  propose_in_vain(5);
+  vote_for(1, 1, 1);
+  refuse_for(5 * kSecond, 1);
+  EXPECT_TRUE(coordinator_->idle());
+  propose_in_vain(5);
+  vote_for(1, 1, 1);
+  refuse_for(5 * kSecond, 2);
+  EXPECT_TRUE(coordinator_->active());
+}
+
+TEST_F(RefusedCoordinatorTest, ResignsOnceItHearsNoRefusalsAnyMore) {
+  propose_in_vain(3);
+  refuse_for(5 * kSecond, 1);
+  pass(kSecond);
+  EXPECT_TRUE(coordinator_->active()) << "one may be lost";
+  pass(5 * kSecond);
+  EXPECT_TRUE(coordinator_->idle());
+}
+
+TEST_F(RefusedCoordinatorTest, RefusalOfAnEarlierBallotDoesNotCount) {
+  propose_in_vain(3);
+  refuse_for(kSecond, 1);
+  elect();
+  submit(1, 1);
+  turn();
+  pass(2 * kSecond);
+  EXPECT_TRUE(coordinator_->idle());
+}
+
+TEST_F(RefusedCoordinatorTest, StepsDownForAHigherPromise) {
+  propose_in_vain(3);
+  reject(1, ballot(9, 1));
+  EXPECT_TRUE(coordinator_->idle());
+  EXPECT_EQ(count(CoordinatorCounter::kSteppedDown), 1u);
+}
+
 TEST_F(DurableCoordinatorTest, DamagedPromiseIsNotCountedWhereItIsUnknown) {
   start_durable(3);
   coordinator_->start(now_, effects_);

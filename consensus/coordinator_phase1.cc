@@ -32,6 +32,7 @@ void Coordinator::begin_phase1(Nanos now, Effects& effects) {
   state_ = State::kPhase1;
   route_ = Route(configuration_, self_);
   silent_ = {};
+  refused_at_ = {};
   blocked_ = false;
   tell_by_ = kNever;
   barrier_ = kNoBarrier;

@@ -51,7 +51,7 @@ enum class MessageType : std::uint8_t {
   kPhase2A = 5,         // coordinator -> acceptors and learners: one fragment of a proposal
   kPhase2B = 6,         // acceptor -> next in ring, or spare -> coordinator
   kDecision = 7,        // coordinator -> acceptors and learners
-  kReject = 8,          // acceptor -> coordinator: a higher ballot was promised
+  kReject = 8,          // acceptor -> coordinator: it promised a higher ballot, or its log is full
   kPull = 9,            // anyone -> acceptor: send again
   kValue = 10,          // acceptor -> whoever pulled: one fragment of an accepted value
   kTrimmed = 11,        // acceptor -> whoever pulled: below the retained log
@@ -222,7 +222,7 @@ struct ChangeRequest {
 
 struct Reject {
   u64le promised;
-  u64le refused;  // the ballot that was too low
+  u64le refused;  // the ballot that was too low; if both are the same, the log is full
 };
 
 enum class PullKind : std::uint8_t { kValue = 1, kVote = 2, kDecision = 3, kConfiguration = 4 };

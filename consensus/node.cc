@@ -195,7 +195,7 @@ void AcceptorNode::take(const Received& in, Nanos now) {
       on_decision(in, now);
       break;
     case MessageType::kReject:
-      coordinator_.observe(Ballot{message<Reject>(in.frame).promised.get()});
+      coordinator_.on_reject(in, now);
       break;
     case MessageType::kJoin:
       on_join(in, now);

@@ -75,5 +75,22 @@ TEST_F(ClusterTest, OperatorLeavesAMajorityThatNeedsNeitherAFullLogNorALostOne) 
   EXPECT_TRUE(takes_out(~0u, 0));
 }
 
+TEST_F(ClusterTest, NobodyIsElectedAnewWhereAFullLogKeepsAllFromDeciding) {
+  start(3, 2, 64);
+  pass(2 * kSecond);
+  ASSERT_GT(count("acceptor.drop_log_full"), 0u);
+  happen(FaultKind::kCrash, 1);
+  pass(kSecond);
+  const std::uint64_t ballots = count("order.ballots");
+  const std::uint64_t logged = count("log.accepts");
+  const std::uint64_t decided = count("coordinator.decided");
+  pass(20 * kSecond);
+  EXPECT_EQ(count("coordinator.decided"), decided);
+  EXPECT_EQ(count("order.ballots"), ballots);
+  EXPECT_EQ(count("log.accepts"), logged) << "nothing is logged twice";
+  happen(FaultKind::kRestart, 1);
+  finish();
+}
+
 }  // namespace
 }  // namespace annulus::sim
