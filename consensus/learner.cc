@@ -146,7 +146,10 @@ void Learner::on_value(const Received& in, Nanos now) {
     const bool chosen = m.chosen == 1 || DEFECT(kPulledTakenAsDecided);
     const bool same = place->assembly.started() && place->assembly.value() == value;
     if (chosen || (!place->chosen && ballot >= place->ballot) || same) {
-      if (!same) place->assembly.start(value);
+      if (!same) {
+        place->assembly.start(value);
+        whole_below_ = std::min(whole_below_, place->instance);
+      }
       if (!place->chosen) place->ballot = std::max(place->ballot, ballot);
       place->chosen |= chosen;
       add_fragment(*place, value, from_wire(m.fragment), in, now);
@@ -165,7 +168,7 @@ void Learner::on_trimmed(const Trimmed& trimmed) {
 
 void Learner::restart_at(Instance next) {
   counters_[LearnerCounter::kRestarts].add();
-  next_ = next;
+  next_ = whole_below_ = next;
   for (Slot& place : slots_) {
     if (place.instance < next || place.instance >= next + slots_.size()) place = Slot{};
   }
@@ -292,11 +295,15 @@ void Learner::repair(Nanos now, Effects& effects) {
   const Instance known = std::max(seen_below_, decided_below_);
   const Instance end = std::min(known, next_ + slots_.size());
   const Nanos patience = std::max(kPullFirst, 2 * decision_delay_.p99());
-  for (Instance i = next_; i < end && count < values.size(); ++i) {
+  whole_below_ = std::max(whole_below_, next_);
+  for (Instance i = whole_below_; i < end && count < values.size(); ++i) {
     Slot& place = place_of(i, now);
     PullEntry entry;
     PullKind kind;
-    if (!lacks(place, i, entry, kind)) continue;
+    if (!lacks(place, i, entry, kind)) {
+      if (i == whole_below_) ++whole_below_;
+      continue;
+    }
     const bool wait_for_decision = kind == PullKind::kDecision;
     if (place.pull_at == 0) {
       place.pull_at = place.first_seen + (wait_for_decision ? patience : kPullFirst);

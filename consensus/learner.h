@@ -133,6 +133,8 @@ class Learner {
   dataplane::BufferPool& pool_;
   std::vector<Slot> slots_;
   Instance next_ = kFirstInstance;
+  // Below it nothing lacks: what waits for the worker is not looked through over and over.
+  Instance whole_below_ = kFirstInstance;
   Instance seen_below_ = kFirstInstance;     // one past the highest instance heard of
   Instance decided_below_ = kFirstInstance;  // highest watermark over all ballots
   Instance trimmed_below_ = kFirstInstance;

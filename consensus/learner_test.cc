@@ -364,6 +364,29 @@ TEST_F(LearnerTest, TrimmedIsKnownAsBehindTheLog) {
   EXPECT_EQ(count(LearnerCounter::kTrimmed), 1u);
 }
 
+TEST_F(LearnerTest, WhatLacksNothingIsPulledAfterAllIfItIsReplacedOrGoneBackTo) {
+  start();
+  for (std::uint64_t i = 1; i <= 3; ++i) propose(at(i), frames_.content(i));
+  decide(ballot(1), 1, 4);
+  pass(10 * kMillisecond);
+  EXPECT_TRUE(asked().empty());
+  const Content other = frames_.content(7, 5'000);
+  learner_->on_value(frames_.value(acceptor_id(1), at(2), ballot(2), other, true, {}, 0), now_);
+  effects_.clear();
+  pass(10 * kMillisecond);
+  std::vector<Asked> pulls = asked();
+  ASSERT_FALSE(pulls.empty());
+  for (const Asked& pull : pulls) EXPECT_EQ(pull.instance, 2u);
+  value(at(2), ballot(2), other, true);
+  EXPECT_EQ(delivered(), (std::vector<std::uint64_t>{1, 7, 3}));
+  learner_->restart_at(at(1));
+  effects_.clear();
+  pass(10 * kMillisecond);
+  pulls = asked();
+  ASSERT_FALSE(pulls.empty());
+  EXPECT_EQ(pulls[0].instance, 1u);
+}
+
 TEST_F(LearnerTest, BadContentIsThrownAwayAndPulledAnew) {
   start();
   Content lying = frames_.content(1, 5'000);
