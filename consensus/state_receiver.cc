@@ -278,7 +278,7 @@ void StateReceiver::on_installed(Nanos now) {
   stage_ = Stage::kReplaying;
   absent_ns_.record(static_cast<std::uint64_t>(now - begun_at_));
   log_.drop_through(manifest_.instance + (DEFECT(kImageOffByOne) ? 1 : 0));
-  replayed_from_ = log_.used();
+  replayed_from_ = log_.held();
   replayed_ = 0;
 }
 

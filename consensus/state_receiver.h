@@ -73,7 +73,11 @@ class StateReceiver {
   bool needs_memory() const { return lacks_state(); }
 
   /// What the learner has next is to be given to keep(), if there is room.
-  bool room() const { return log_.used() + ValueLog::cost(options_.value_bytes_max) <= allowed(); }
+  bool room() const {
+    const std::uint32_t most = options_.value_bytes_max;
+    if (stage_ == Stage::kReplaying) return log_.takes(most) && log_.held() < allowed();
+    return log_.used() + ValueLog::cost(most) <= allowed();
+  }
   void keep(const Delivery& delivery) { log_.push(delivery); }
   /// The next value that has waited and may be executed now.
   bool next(Delivery& delivery, dataplane::BufferPool& pool);

@@ -18,8 +18,8 @@ std::uint64_t grain_bytes(std::uint64_t bytes, std::uint64_t longest) {
 
 ValueLog::ValueLog(std::uint64_t bytes, std::uint32_t value_bytes_max)
     : grain_(grain_bytes(bytes, cost(value_bytes_max))),
-      memory_(bytes / grain_ * grain_),
-      grains_(bytes / grain_) {
+      memory_((bytes / grain_ + 1) * grain_),
+      grains_(bytes / grain_ + 1) {
   CHECK(bytes >= 4 * cost(value_bytes_max));
   free_.reserve(grains_.size());
 }
@@ -47,10 +47,13 @@ void ValueLog::push(const Delivery& delivery) {
   std::memcpy(place, &head, sizeof head);
   std::memcpy(place + sizeof head, delivery.bytes.data(), delivery.bytes.size());
   tail_ += bytes;
+  held_ += bytes;
 }
 
 void ValueLog::advance() {
-  head_ += cost(first().value.bytes);
+  const std::uint64_t bytes = cost(first().value.bytes);
+  head_ += bytes;
+  held_ -= bytes;
   if (count_ == 1) {
     if (head_ == tail_) clear();
   } else if (head_ == grain(0).end) {
@@ -82,6 +85,7 @@ void ValueLog::clear() {
   const std::uint64_t used = (touched_ * grain_ + kWhole - 1) / kWhole * kWhole;
   if (used != 0) memory_.give_back(0, std::min<std::uint64_t>(used, memory_.size()));
   free_.clear();
+  held_ = 0;
   oldest_ = count_ = head_ = tail_ = touched_ = 0;
 }
 

@@ -22,12 +22,19 @@ class ValueLog {
   static std::uint64_t cost(std::uint32_t value_bytes) {
     return sizeof(Record) + (value_bytes + 63) / 64 * 64;
   }
-  std::uint64_t capacity() const { return memory_.size(); }
+  /// To be used at most before values are taken out. There is one grain more, so that there is room
+  /// for others while the first grain's are.
+  std::uint64_t capacity() const { return memory_.size() - grain_; }
+  bool takes(std::uint32_t value_bytes) const {
+    return used() + cost(value_bytes) <= memory_.size();
+  }
   /// The grains that hold something, up to the last value's end.
   std::uint64_t used() const { return count_ == 0 ? 0 : (count_ - 1) * grain_ + tail_; }
+  /// What the values in it cost, without what lies idle in their grains.
+  std::uint64_t held() const { return held_; }
   bool empty() const { return count_ == 0; }
 
-  /// Behind all others. It must fit: used() + cost() <= capacity().
+  /// Behind all others. It must fit: takes().
   void push(const Delivery& delivery);
   /// The first; not empty.
   Instance front() const { return first().instance; }
@@ -63,6 +70,7 @@ class ValueLog {
   const std::uint64_t grain_;  // bytes of each
   dataplane::Mapping memory_;
   std::vector<Grain> grains_;  // a ring: those that hold something, in order
+  std::uint64_t held_ = 0;
   std::uint64_t oldest_ = 0;
   std::uint64_t count_ = 0;
   std::uint64_t head_ = 0;           // of the first value, within the oldest grain

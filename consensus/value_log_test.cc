@@ -38,7 +38,7 @@ TEST(ValueLog, GivesBackInOrderWhatWasPutInRoundAndRound) {
   std::uint64_t instance = 0;
   for (int step = 0; step < 2'000; ++step) {
     const auto bytes = static_cast<std::uint32_t>(1 + random() % kValueMax);
-    if (random() % 2 == 0 && log.used() + ValueLog::cost(bytes) <= log.capacity()) {
+    if (random() % 2 == 0 && log.takes(bytes)) {
       expected.push_back(delivery(frames, ++instance, bytes));
       log.push(expected.back());
     } else if (!expected.empty()) {
@@ -60,13 +60,12 @@ TEST(ValueLog, HoldsAsManyValuesAsItSaysAndNoMore) {
   ValueLog log(64 * 1'024, kValueMax);
   Frames frames;
   std::uint64_t pushed = 0;
-  while (log.used() + ValueLog::cost(kValueMax) <= log.capacity()) {
-    log.push(delivery(frames, ++pushed, kValueMax));
-  }
-  EXPECT_GE(pushed, 4u);
-  EXPECT_LE(pushed * kValueMax, 64u * 1'024);
+  while (log.takes(kValueMax)) log.push(delivery(frames, ++pushed, kValueMax));
+  EXPECT_GE(log.used(), log.capacity());
+  EXPECT_GE(pushed * kValueMax, 56u * 1'024);
+  EXPECT_LE(pushed * kValueMax, 80u * 1'024);
   log.drop_through(at(1));
-  EXPECT_LE(log.used() + ValueLog::cost(kValueMax), log.capacity());
+  EXPECT_TRUE(log.takes(kValueMax));
 }
 
 TEST(ValueLog, MemoryThatWasExecutedIsFilledAgainFirst) {
@@ -82,6 +81,18 @@ TEST(ValueLog, MemoryThatWasExecutedIsFilledAgainFirst) {
     log.push(value);
     ASSERT_TRUE(log.pop(got, pool));
   }
+  EXPECT_LT(resident_bytes(), before + (16u << 20));
+}
+
+TEST(ValueLog, MemoryIsGivenBackOnceNothingWaits) {
+  ValueLog log(512u << 20, kValueMax);
+  Frames frames;
+  const std::uint64_t before = resident_bytes();
+  const Delivery value = delivery(frames, 1, kValueMax);
+  for (std::uint64_t bytes = 0; bytes < (256u << 20); bytes += kValueMax) log.push(value);
+  EXPECT_GT(resident_bytes(), before + (200u << 20));
+  log.drop_through(at(1));
+  EXPECT_TRUE(log.empty());
   EXPECT_LT(resident_bytes(), before + (16u << 20));
 }
 
