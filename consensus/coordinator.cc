@@ -19,6 +19,9 @@ constexpr Nanos kBrokenMax = 10 * kSecond;
 constexpr std::uint32_t kRepeatsMax = 10;
 /// With one, but without their votes, it is repeated at this distance: a log may get room.
 constexpr Nanos kRepeatRefused = kSecond;
+/// So long it stays at most. (First a second, then twice as long each time, until something is
+/// decided: others who do not hear it may be a majority among themselves.)
+constexpr Nanos kStayMax = 600 * kSecond;
 /// So long an answer counts that an acceptor cannot accept: the next one or two may be lost.
 constexpr Nanos kRefusedFor = 4 * kRepeatRefused;
 
@@ -241,6 +244,8 @@ void Coordinator::add_votes(Instance instance, AcceptorSet votes, Nanos now) {
 
 /// What a decision says of the ring: how long its votes take, and who does not vote.
 void Coordinator::note_decided(const Slot& place, Nanos now) {
+  in_vain_since_ = 0;
+  stay_ = kStayFirst;
   if (place.repeats == 0) vote_delay_.record(now - place.proposed);
   if (place.repeats != 0) vote_delay_.record_late();
   ordered_ns_.record(static_cast<std::uint64_t>(now - place.received));
@@ -361,7 +366,7 @@ void Coordinator::repeat_undecided(Nanos now, Effects& effects) {
       break;
     }
     const bool in_vain = place.repeats == kRepeatsMax;
-    if (in_vain && !answered(place, now)) return resign();
+    if (in_vain && !stays(place, now)) return resign();
     if (!in_vain) ++place.repeats;
     const Nanos wait = in_vain ? kRepeatRefused : vote_delay_.p99() << std::min(place.repeats, 6u);
     if (place.repeats == 1 && route_.size() > 1) {
@@ -377,14 +382,20 @@ void Coordinator::repeat_undecided(Nanos now, Effects& effects) {
   if (pull) pull_votes(now, effects);
 }
 
-/// A majority has accepted the proposal, or says that it cannot. One that is deaf hears neither.
-bool Coordinator::answered(const Slot& place, Nanos now) const {
+/// Though a proposal was repeated in vain: a majority has accepted it, or says that it cannot. One
+/// that is deaf hears neither.
+bool Coordinator::stays(const Slot& place, Nanos now) {
   AcceptorSet heard = place.votes;
   for (std::uint32_t i = 0; i < configuration_.acceptors.size(); ++i) {
     const Nanos at = refused_at_[i];
     if (at != 0 && attention_.awake(now) - at < kRefusedFor) heard = heard | just(i);
   }
-  return size(heard) >= configuration_.majority();
+  if (size(heard) < configuration_.majority()) return false;
+  const Nanos awake = attention_.awake(now);
+  if (in_vain_since_ == 0) in_vain_since_ = awake;
+  if (awake - in_vain_since_ < stay_) return true;
+  stay_ = std::min(2 * stay_, kStayMax);
+  return false;
 }
 
 void Coordinator::pull_votes(Nanos, Effects& effects) {

@@ -24,7 +24,8 @@
 //   Phase 1 is then run anew among the new members (membership.h).
 // - It is never silent for longer than it said it would be (election.h), unless it resigns: when no
 //   majority answers, though it is perhaps heard. That an acceptor's log is full is an answer:
-//   another coordinator would get no other, and each new ballot fills the logs that are not.
+//   mostly another coordinator would get no other, and each new ballot fills the logs that are not.
+//   So it stays, for twice as long each time.
 #pragma once
 
 #include <cstdint>
@@ -214,7 +215,7 @@ class Coordinator {
   void tell_decisions(Nanos now, Effects& effects);
   void send_decision(bool repeated, Nanos now, Effects& effects);
   void repeat_undecided(Nanos now, Effects& effects);
-  bool answered(const Slot& slot, Nanos now) const;
+  bool stays(const Slot& slot, Nanos now);
   void pull_votes(Nanos now, Effects& effects);
   void note_heard(Learner& learner, Nanos now);
   Instance credit_below(const Learner& learner) const;
@@ -251,10 +252,14 @@ class Coordinator {
   Ballot highest_seen_{};
   Route route_;
   std::array<std::uint32_t, kAcceptorsMax> silent_{};  // decided in a row without its vote
-  std::array<Nanos, kAcceptorsMax> refused_at_{};      // by attention_; 0: it did not
-  Instance from_ = kFirstInstance;                     // first instance of this ballot
-  Instance next_ = kFirstInstance;                     // next to propose
-  Instance decided_below_ = kFirstInstance;            // contiguous
+  // Times are by attention_, 0 for never.
+  std::array<Nanos, kAcceptorsMax> refused_at_{};
+  Nanos in_vain_since_ = 0;  // in this term
+  static constexpr Nanos kStayFirst = kSecond;
+  Nanos stay_ = kStayFirst;                  // so long in vain at most, this time
+  Instance from_ = kFirstInstance;           // first instance of this ballot
+  Instance next_ = kFirstInstance;           // next to propose
+  Instance decided_below_ = kFirstInstance;  // contiguous
   Instance told_below_ = kFirstInstance;
   Instance own_next_ = kFirstInstance;  // next whose own vote is to be counted
   static constexpr Instance kNoBarrier{~std::uint64_t{0}};

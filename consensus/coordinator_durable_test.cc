@@ -101,7 +101,10 @@ class RefusedCoordinatorTest : public CoordinatorTest {
     turn();
   }
   void reject(std::uint32_t from, Ballot promised) {
-    const Reject m{raw(promised), raw(coordinator_->ballot())};
+    reject(from, promised, coordinator_->ballot());
+  }
+  void reject(std::uint32_t from, Ballot promised, Ballot refused) {
+    const Reject m{raw(promised), raw(refused)};
     coordinator_->on_reject(frames_.frame(acceptor_id(from), MessageType::kReject, m), now_);
   }
   /// Acceptor `from` says over and over that its log is full.
@@ -112,16 +115,49 @@ class RefusedCoordinatorTest : public CoordinatorTest {
       keep();
     }
   }
+  /// How long until it gives up, though acceptor 1 says over and over that its log is full.
+  Nanos stayed() {
+    const Nanos begin = now_;
+    while (coordinator_->active() && now_ < begin + 60 * kSecond) {
+      pass(20 * kMillisecond);
+      if (coordinator_->active()) reject(1, coordinator_->ballot());
+      keep();
+    }
+    return now_ - begin;
+  }
 };
 
-TEST_F(RefusedCoordinatorTest, StaysWhileAMajorityAnswersThoughLogsAreFull) {
+TEST_F(RefusedCoordinatorTest, StaysTwiceAsLongEachTimeWhileAMajorityAnswersThoughLogsAreFull) {
   propose_in_vain(3);
-  refuse_for(60 * kSecond, 1);
-  EXPECT_TRUE(coordinator_->active());
-  EXPECT_EQ(count(CoordinatorCounter::kResigned), 0u);
-  EXPECT_EQ(count(CoordinatorCounter::kElectionsStarted), 1u);
+  const Nanos first = stayed();
+  std::vector<Nanos> longer;
+  for (int i = 0; i < 4; ++i) {
+    elect();
+    longer.push_back(stayed() - first);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kResigned), 5u);
+  for (int i = 0; i < 4; ++i) {
+    const Nanos expected = ((2 << i) - 1) * kSecond;
+    EXPECT_NEAR(static_cast<double>(longer[i]), static_cast<double>(expected), 0.1 * kSecond);
+  }
+  elect();
+  vote_for(1, 1, 2);
+  EXPECT_EQ(coordinator_->decided_below(), at(2));
+  submit(1, 2);
+  turn();
+  EXPECT_LT(stayed(), first + 2 * kSecond) << "something was decided meanwhile";
+}
+
+TEST_F(RefusedCoordinatorTest, RepeatsOnceASecondWhileItStays) {
+  propose_in_vain(3);
+  for (int i = 0; i < 4; ++i) {
+    stayed();
+    elect();
+  }
+  refuse_for(2 * kSecond, 1);
   proposals_.clear();
   refuse_for(10 * kSecond, 1);
+  EXPECT_TRUE(coordinator_->active());
   EXPECT_GE(proposals_.size(), 9u) << "there may be room again";
   EXPECT_LE(proposals_.size(), 11u);
   vote_for(1, 1, 2);
@@ -143,13 +179,17 @@ TEST_F(RefusedCoordinatorTest, CountsVotesAndRefusalsOfDistinctAcceptors) {
   EXPECT_TRUE(coordinator_->idle());
   propose_in_vain(5);
   vote_for(1, 1, 1);
-  refuse_for(5 * kSecond, 2);
+  refuse_for(1'500 * kMillisecond, 2);
   EXPECT_TRUE(coordinator_->active());
 }
 
 TEST_F(RefusedCoordinatorTest, ResignsOnceItHearsNoRefusalsAnyMore) {
   propose_in_vain(3);
-  refuse_for(5 * kSecond, 1);
+  for (int i = 0; i < 4; ++i) {
+    stayed();
+    elect();
+  }
+  refuse_for(2 * kSecond, 1);
   pass(kSecond);
   EXPECT_TRUE(coordinator_->active()) << "one may be lost";
   pass(5 * kSecond);
@@ -159,10 +199,13 @@ TEST_F(RefusedCoordinatorTest, ResignsOnceItHearsNoRefusalsAnyMore) {
 TEST_F(RefusedCoordinatorTest, RefusalOfAnEarlierBallotDoesNotCount) {
   propose_in_vain(3);
   refuse_for(kSecond, 1);
+  const Ballot earlier = coordinator_->ballot();
   elect();
-  submit(1, 1);
-  turn();
-  pass(2 * kSecond);
+  for (int i = 0; i < 12; ++i) {
+    pass(100 * kMillisecond);
+    reject(1, earlier, earlier);
+    keep();
+  }
   EXPECT_TRUE(coordinator_->idle());
 }
 

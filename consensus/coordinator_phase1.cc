@@ -33,6 +33,7 @@ void Coordinator::begin_phase1(Nanos now, Effects& effects) {
   route_ = Route(configuration_, self_);
   silent_ = {};
   refused_at_ = {};
+  in_vain_since_ = 0;
   blocked_ = false;
   tell_by_ = kNever;
   barrier_ = kNoBarrier;
