@@ -218,13 +218,13 @@ Status Catchup::pauses(Report& report) {
   result.label = rate_ == 0 ? "replica paused, closed loop" : "replica paused, open loop";
   const double kept = median(kept_);
   result.per_second = median(during_);
-  result.extra = {{"healthy_per_second", median(healthy_)},
-                  {"during_per_second", median(during_)},
-                  {"kept", kept},
-                  {"kept_least", *std::min_element(kept_.begin(), kept_.end())},
-                  {"caught_up_ms", median(took_ms_)},
-                  {"pauses", options_.pauses},
-                  {"fetched_state", outrun_}};
+  result.extra["healthy_per_second"] = median(healthy_);
+  result.extra["during_per_second"] = median(during_);
+  result.extra["kept"] = kept;
+  result.extra["kept_least"] = *std::min_element(kept_.begin(), kept_.end());
+  result.extra["caught_up_ms"] = median(took_ms_);
+  result.extra["pauses"] = options_.pauses;
+  result.extra["fetched_state"] = outrun_;
   result.targets.push_back({"at least 90 % of the commands while a paused replica catches up",
                             "the acceptors send what it missed, once", kept >= 0.9});
   for (auto* figures : {&healthy_, &during_, &kept_, &took_ms_}) figures->clear();
