@@ -1,8 +1,8 @@
 // Decided values that wait for the state they follow. A replica that fetches a copy of another
 // one's state learns meanwhile, and keeps here what it may not execute yet; once the copy is
 // installed it executes from here, in order. Bounded; takes memory only while it holds something,
-// and no more than waited at most: the memory consists of grains, and one that has been executed
-// is the next to be filled. Part of the state receiver.
+// and a grain more at most than has waited at one time: the memory consists of grains, and one
+// that has been executed is the next to be filled. Part of the state receiver.
 #pragma once
 
 #include <cstdint>
