@@ -10,6 +10,8 @@ namespace {
 /// Reordering is not loss: a gap this young is not asked for.
 constexpr Nanos kPullFirst = 200 * kMicrosecond;
 constexpr Nanos kPullAgain = 2 * kMillisecond;
+/// The longest that anything is waited for, whatever delays were seen: a learner that misses one
+/// decision moves no more, and everybody may come to wait for it.
 constexpr Nanos kPullAgainMax = 50 * kMillisecond;
 /// A learner without news says where it is this often, for coordinators that are new.
 constexpr Nanos kStatusIdle = 50 * kMillisecond;
@@ -25,7 +27,7 @@ Learner::Learner(const Configuration& configuration, std::uint32_t self,
       options_(options),
       pool_(assembly_pool),
       slots_(options.window),
-      decision_delay_(kMillisecond, 50 * kMicrosecond, 500 * kMillisecond),
+      decision_delay_(kMillisecond, 50 * kMicrosecond, kPullAgainMax / 2),
       pull_delay_(kMillisecond, kPullAgain / 2, kPullAgainMax / 2) {
   CHECK(std::has_single_bit(options.window));
 }

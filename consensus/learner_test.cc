@@ -244,6 +244,20 @@ TEST_F(LearnerTest, LostDecisionIsPulledWithoutAnyFurtherMessage) {
   EXPECT_EQ(pulls[0].kind, PullKind::kDecision);
 }
 
+TEST_F(LearnerTest, LostDecisionIsPulledSoonThoughThoseBeforeCameAfterAPause) {
+  start();
+  for (std::uint64_t i = 1; i <= 600; ++i) propose(at(i), frames_.content(i));
+  now_ += 600 * kMillisecond;  // it stands still
+  decide(ballot(1), 1, 601);
+  ASSERT_EQ(delivered().size(), 600u);
+  asked();
+  propose(at(601), frames_.content(601));
+  pass(60 * kMillisecond);
+  const auto pulls = asked();
+  ASSERT_GE(pulls.size(), 1u);
+  EXPECT_EQ(pulls[0].kind, PullKind::kDecision);
+}
+
 TEST_F(LearnerTest, GapBelowAnUndecidedProposalIsPulled) {
   start();
   propose(at(2), frames_.content(2));

@@ -34,8 +34,8 @@ constexpr const char* kStays = "replica2";
 
 class Catchup {
  public:
-  Catchup(const Options& options, Rig& rig, double rate)
-      : options_(options), rig_(rig), rate_(rate), timeline_(kSamples) {}
+  Catchup(const Options& options, Rig& rig, Timeline& timeline, double rate)
+      : options_(options), rig_(rig), rate_(rate), timeline_(timeline) {}
 
   Status run(Report& report);
 
@@ -54,7 +54,7 @@ class Catchup {
   const Options& options_;
   Rig& rig_;
   const double rate_;
-  Timeline timeline_;
+  Timeline& timeline_;
   dataplane::TscClock clock_;
   // By round.
   std::vector<double> healthy_;  // commands a second with all replicas
@@ -259,6 +259,7 @@ Status Catchup::run(Report& report) {
 }
 
 Status run_catchup(const Options& options, Report& report) {
+  Timeline timeline(kSamples);  // outlives the load, however this ends
   auto made = Rig::create(options.workload);
   if (!made) return made.error();
   Rig& rig = *made.value();
@@ -267,7 +268,7 @@ Status run_catchup(const Options& options, Report& report) {
   if (!peak) return peak.error();
   peak.value().label = "peak, closed loop";
   const double rate = options.load >= 1 ? 0 : peak.value().per_second * options.load;
-  Catchup catchup(options, rig, rate);
+  Catchup catchup(options, rig, timeline, rate);
   if (Status done = catchup.run(report); !done) return done;
   if (Status finished = rig.finish(peak.value()); !finished) return finished;
   return report.add(peak.value());
