@@ -151,9 +151,10 @@ def run_test(build, test):
     elif code == 0 and not counted:
         counts.passed += 1
     elif code not in (0, 77):
+        said = ["    | " + line for line in output.splitlines()]
         if not counts.failed:
-            counts.fail(f"{name}: ended with {code}")
-        print("\n".join("    | " + line for line in output.splitlines()[-60:]), flush=True)
+            counts.fail("\n".join([f"{name}: ended with {code}", *said[-8:]]))
+        print("\n".join(said[-60:]), flush=True)
     return counts
 
 
