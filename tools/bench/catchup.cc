@@ -66,8 +66,8 @@ class Catchup {
   std::vector<double> worker_turn_us_;   // the longest of the replica that comes back
   std::vector<double> learner_turn_us_;  // likewise
   std::vector<double> kept_;
-  std::uint32_t outrun_ = 0;            // pauses after which it had to fetch the state
-  std::shared_ptr<Rig::Reading> back_;  // since the last restart: counters begin anew with it
+  std::uint32_t outrun_ = 0;  // pauses after which it had to fetch the state
+  Reading back_;              // since the last restart: counters begin anew with it
 };
 
 std::uint64_t Catchup::counted(const std::string& node, const char* stage, const char* name) const {
@@ -121,9 +121,9 @@ Status Catchup::on_schedule() {
   Nanos since = clock_.now();
   auto then = executed();
   return wait_for("the load to be on schedule again, and both replicas to execute it", [&] {
+    if (clock_.now() - since <= kSecond / 4) return false;
     const std::uint64_t count = timeline_.count();
-    const bool late = count == 0 || timeline_.at(count - 1).took > kOnSchedule;
-    if (!late && clock_.now() - since <= kSecond / 4) return false;
+    const bool late = rate_ > 0 && (count == 0 || timeline_.at(count - 1).took > kOnSchedule);
     const auto now = executed();
     const bool both = now[0] > then[0] && now[1] > then[1];
     since = clock_.now();
@@ -210,11 +210,11 @@ double median(std::vector<double> values) {
 }
 
 Status Catchup::pauses(Report& report) {
-  const auto before = rig_.reading();
+  const Reading before = rig_.reading();
   for (std::uint32_t i = 0; i < options_.pauses; ++i) {
     if (Status done = pause(); !done) return done;
   }
-  Result result = rig_.result_since(before);
+  Result result = rig_.result_of(rig_.reading().since(before));
   result.label = rate_ == 0 ? "replica paused, closed loop" : "replica paused, open loop";
   const double kept = median(kept_);
   result.per_second = median(during_);
@@ -239,7 +239,8 @@ Status Catchup::run(Report& report) {
     if (Status done = round(); !done) return done;
   }
   if (Status rested = rig_.rest(); !rested) return rested;
-  Result result = rig_.result_since(back_);  // latency, cycles and stalls are of the last round
+  // Latency, cycles and stalls are of the last round.
+  Result result = rig_.result_of(rig_.reading().since(back_));
   result.label = rate_ == 0 ? "replica comes back, closed loop" : "replica comes back, open loop";
   const double kept = median(kept_);
   result.per_second = median(during_);

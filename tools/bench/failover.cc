@@ -5,6 +5,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -21,7 +22,6 @@ constexpr Nanos kMeasured = 100 * kMillisecond;  // from the fault on
 constexpr Nanos kFailed = 150 * kMillisecond;
 constexpr Nanos kRecovery = 250 * kMillisecond;
 constexpr Nanos kLeadIn = 100 * kMillisecond;  // of the load, before the plot
-constexpr std::uint32_t kHealthyRuns = 40;
 constexpr Nanos kWholeWithin = 20 * kSecond;
 constexpr Nanos kStoodStill = 4 * kMillisecond;  // the machine, or a part of it, around a fault
 constexpr std::uint64_t kApartMost = 512;        // instances, of replicas that follow
@@ -79,9 +79,22 @@ Seen look(const Timeline& timeline, std::uint64_t first, Nanos begin) {
   return seen;
 }
 
+/// Of several faults.
+struct Figures {
+  dataplane::Histogram took;  // all commands of all of them
+  std::vector<Nanos> gaps;    // of each
+  std::vector<Nanos> p99s;    // likewise
+
+  void add(Seen& seen) {
+    for (const Nanos each : seen.took) took.record(static_cast<std::uint64_t>(each));
+    gaps.push_back(seen.gap);
+    p99s.push_back(quantile(seen.took, 0.99));
+  }
+};
+
 /// Completions and their 99th percentile, by millisecond from kBefore before a fault on.
 struct Plot {
-  std::vector<std::vector<Nanos>> took = std::vector<std::vector<Nanos>>(kBefore + kAfter);
+  std::array<dataplane::Histogram, kBefore + kAfter> took;
   std::uint32_t faults = 0;
 
   void add(const Timeline& timeline, std::uint64_t first, Nanos begin) {
@@ -90,13 +103,14 @@ struct Plot {
       const Timeline::Sample& sample = timeline.at(i);
       const Nanos at = sample.completed - begin + kBefore * kMillisecond;
       if (at < 0 || at >= (kBefore + kAfter) * kMillisecond) continue;
-      took[static_cast<std::size_t>(at / kMillisecond)].push_back(sample.took);
+      took[static_cast<std::size_t>(at / kMillisecond)].record(
+          static_cast<std::uint64_t>(sample.took));
     }
   }
 };
 
 /// Draws it with gnuplot: throughput above, the percentile below.
-Status draw(Plot& plot, const std::string& title, const std::string& path) {
+Status draw(const Plot& plot, const std::string& title, const std::string& path) {
   std::FILE* gnuplot = popen("gnuplot", "w");
   if (gnuplot == nullptr) return Error{"gnuplot cannot be started: install gnuplot-nox"};
   std::fprintf(gnuplot,
@@ -107,20 +121,31 @@ Status draw(Plot& plot, const std::string& title, const std::string& path) {
   const auto series = [&](const char* label, auto&& value) {
     std::fprintf(gnuplot, "set ylabel '%s'\nset xlabel 'ms'\nplot '-' with lines lw 2\n", label);
     for (int i = 0; i < kBefore + kAfter; ++i) {
-      std::fprintf(gnuplot, "%d %g\n", i - kBefore, value(plot.took[static_cast<std::size_t>(i)]));
+      std::fprintf(gnuplot, "%d %g\n", i - kBefore,
+                   value(plot.took[static_cast<std::size_t>(i)].snapshot()));
     }
     std::fprintf(gnuplot, "e\n");
   };
+  using Snapshot = dataplane::Histogram::Snapshot;
   series("k commands/s",
-         [&](std::vector<Nanos>& took) { return static_cast<double>(took.size()) / plot.faults; });
+         [&](const Snapshot& took) { return static_cast<double>(took.count) / plot.faults; });
   std::fprintf(gnuplot, "set logscale y\n");
-  series("p99 in us", [](std::vector<Nanos>& took) {
-    return std::max(1.0, static_cast<double>(quantile(took, 0.99)) / 1e3);
+  series("p99 in us", [](const Snapshot& took) {
+    return std::max(1.0, static_cast<double>(took.at(0.99)) / 1e3);
   });
   std::fprintf(gnuplot, "unset multiplot\n");
   if (pclose(gnuplot) != 0) return Error{path + ": gnuplot failed; is gnuplot-nox installed?"};
   return {};
 }
+
+/// Faults of one kind; or times without any, if it has none.
+struct Series {
+  const Kind* kind = nullptr;
+  Figures all;
+  Figures calm;  // those during which no core stood still
+  Reading counted;
+  Plot plot;
+};
 
 class Failover {
  public:
@@ -130,29 +155,22 @@ class Failover {
   Status run(Report& report);
 
  private:
-  Status one_run(const Kind* kind, std::uint32_t number);
+  Status one_run(Series& series, std::uint32_t number);
   Status await_measured(std::uint64_t first, Nanos begin);
   Status await_replicas();
   std::uint64_t counted(const std::string& node, const char* stage, const char* name) const;
   Nanos stood_still() const;
   std::uint32_t coordinator() const;
   std::string victim(Victim kind, std::uint32_t number) const;
-  void sum_up(Result& result);
-  void set_targets(Victim victim, Result& result) const;
-  Status draw_plot(const Kind& kind);
+  Result sum_up(Series& series) const;
+  void compare(const Kind& kind, const Result& healthy, Result& result) const;
+  Status draw_plot(const Series& series) const;
 
   const Options& options_;
   Rig& rig_;
   const double rate_;
   Timeline& timeline_;
   dataplane::TscClock clock_;
-  double healthy_p99_us_ = 0;
-  // Of the present kind.
-  std::vector<Nanos> took_;
-  std::vector<Nanos> gaps_;  // of each fault
-  std::vector<Nanos> p99s_;  // likewise
-  std::uint32_t disturbed_ = 0;
-  Plot plot_;
 };
 
 std::uint64_t Failover::counted(const std::string& node, const char* stage,
@@ -235,7 +253,9 @@ Status Failover::await_measured(std::uint64_t first, Nanos begin) {
 
 /// Looked at is what happened once the load has stopped: that takes a core for tens of
 /// milliseconds.
-Status Failover::one_run(const Kind* kind, std::uint32_t number) {
+Status Failover::one_run(Series& series, std::uint32_t number) {
+  const Kind* kind = series.kind;
+  const Reading before = rig_.reading();
   const auto wait = [](Nanos time) { std::this_thread::sleep_for(std::chrono::nanoseconds(time)); };
   if (Status begun = rig_.run(rate_, &timeline_); !begun) return begun;
   wait(kLeadIn);
@@ -247,7 +267,7 @@ Status Failover::one_run(const Kind* kind, std::uint32_t number) {
   const Nanos begin = clock_.now();
   if (gate != nullptr) kind->victim == Victim::kSlowAcceptor ? gate->slow(10) : gate->stop();
   wait(kFailed);
-  if (stood_still() - stood_before > kStoodStill) ++disturbed_;
+  const bool calm = stood_still() - stood_before <= kStoodStill;
   if (gate != nullptr) gate->open();
   wait(kRecovery);
   if (Status all = await_measured(first, begin); !all) return all;
@@ -256,34 +276,51 @@ Status Failover::one_run(const Kind* kind, std::uint32_t number) {
     return Error{"more completed around a fault than there is room to note"};
   }
   Seen seen = look(timeline_, first, begin);
-  plot_.add(timeline_, first, begin);
-  took_.insert(took_.end(), seen.took.begin(), seen.took.end());
-  gaps_.push_back(seen.gap);
-  p99s_.push_back(quantile(seen.took, 0.99));
+  if (seen.took.empty()) return Error{"nothing completed: the cluster does not work"};
+  series.plot.add(timeline_, first, begin);
+  series.all.add(seen);
+  if (calm) series.calm.add(seen);
+  series.counted.add(rig_.reading().since(before));
   return await_replicas();
 }
 
-void Failover::sum_up(Result& result) {
-  const auto us = [](std::vector<Nanos>& times, double at) {
-    return static_cast<double>(quantile(times, at)) / 1e3;
+Result Failover::sum_up(Series& series) const {
+  Result result = rig_.result_of(series.counted);
+  const auto note = [&](const std::string& prefix, Figures& figures) {
+    const auto us = [](std::vector<Nanos>& times, double at) {
+      return static_cast<double>(quantile(times, at)) / 1e3;
+    };
+    result.extra[prefix + "gap_p50_us"] = us(figures.gaps, 0.5);
+    result.extra[prefix + "gap_p99_us"] = us(figures.gaps, 0.99);
+    result.extra[prefix + "gap_max_us"] = us(figures.gaps, 1);
+    result.extra[prefix + "p99_us"] = latency_figures(figures.took.snapshot()).p99_us;
+    result.extra[prefix + "median_p99_us"] = us(figures.p99s, 0.5);
+    result.extra[prefix + "count"] = static_cast<double>(figures.gaps.size());
   };
-  result.latency = {us(took_, 0.5), us(took_, 0.99), us(took_, 0.999), us(took_, 1)};
-  result.extra["gap_p50_us"] = us(gaps_, 0.5);
-  result.extra["gap_p99_us"] = us(gaps_, 0.99);
-  result.extra["gap_max_us"] = us(gaps_, 1);
-  result.extra["median_fault_p99_us"] = us(p99s_, 0.5);
-  result.extra["core_stood_still_4_ms"] = disturbed_;
+  note("", series.all);
+  if (!series.calm.gaps.empty()) note("calm_", series.calm);
+  const auto commands = series.all.took.snapshot();
+  result.label = series.kind == nullptr ? "healthy" : series.kind->label;
+  result.latency = latency_figures(commands);
+  result.per_second = static_cast<double>(commands.count) /
+                      static_cast<double>(series.all.gaps.size()) * 1e9 / kMeasured;
   result.extra["rate_per_second"] = rate_;
+  return result;
 }
 
-void Failover::set_targets(Victim victim, Result& result) const {
-  const double p99 = result.latency.p99_us;
+/// Targets are for all faults, however the machine disturbed them.
+void Failover::compare(const Kind& kind, const Result& healthy, Result& result) const {
+  for (const std::string which : {"p99", "calm_p99", "median_p99", "calm_median_p99"}) {
+    const auto with = result.extra.find(which + "_us");
+    const auto without = healthy.extra.find(which + "_us");
+    if (with == result.extra.end() || without == healthy.extra.end()) continue;
+    result.extra[which + "_ratio"] = with->second / without->second;
+  }
   const auto ratio = [&](const char* text, double most) {
     result.targets.push_back({text, "votes of spares within the ring's p99; credits of 1,024",
-                              p99 <= most * healthy_p99_us_});
+                              result.extra["p99_ratio"] <= most});
   };
-  result.extra["p99_ratio"] = p99 / healthy_p99_us_;
-  switch (victim) {
+  switch (kind.victim) {
     case Victim::kAcceptor:
     case Victim::kSlowAcceptor:
       ratio("p99 over 100 ms at most 2x the healthy one", 2);
@@ -304,41 +341,36 @@ void Failover::set_targets(Victim victim, Result& result) const {
   }
 }
 
-Status Failover::draw_plot(const Kind& kind) {
+Status Failover::draw_plot(const Series& series) const {
   if (options_.plot.empty()) return {};
-  std::string name = kind.label;
+  std::string name = series.kind->label;
   std::replace(name.begin(), name.end(), ' ', '-');
-  return draw(plot_, kind.label, options_.plot + name + ".png");
+  return draw(series.plot, series.kind->label, options_.plot + name + ".png");
 }
 
+/// All kinds in turn, and each time a moment without a fault, so that whatever else the machine
+/// does is the same to all.
 Status Failover::run(Report& report) {
-  for (int i = -1; i < static_cast<int>(std::size(kKinds)); ++i) {
-    const Kind* kind = i < 0 ? nullptr : &kKinds[i];
+  std::vector<std::unique_ptr<Series>> series;
+  series.push_back(std::make_unique<Series>());
+  for (const Kind& kind : kKinds) {
     const auto& wanted = options_.kinds;
-    if (kind != nullptr && !wanted.empty() && std::ranges::find(wanted, kind->name) == wanted.end())
-      continue;
-    const auto before = rig_.reading();
-    took_.clear();
-    gaps_.clear();
-    p99s_.clear();
-    disturbed_ = 0;
-    plot_ = Plot{};
-    const std::uint32_t runs = kind == nullptr ? kHealthyRuns : options_.faults;
-    for (std::uint32_t number = 0; number < runs; ++number) {
-      if (Status done = one_run(kind, number); !done) return done;
+    if (!wanted.empty() && std::ranges::find(wanted, kind.name) == wanted.end()) continue;
+    series.push_back(std::make_unique<Series>());
+    series.back()->kind = &kind;
+  }
+  for (std::uint32_t number = 0; number < options_.faults; ++number) {
+    for (auto& each : series) {
+      if (Status done = one_run(*each, number); !done) return done;
     }
-    if (took_.empty()) return Error{"nothing completed: the cluster does not work"};
-    Result result = rig_.result_since(before);
-    result.label = kind == nullptr ? "healthy" : kind->label;
-    result.per_second = static_cast<double>(took_.size()) / runs * 1e9 / kMeasured;
-    sum_up(result);
-    if (kind == nullptr) {
-      healthy_p99_us_ = result.latency.p99_us;
-    } else {
-      result.extra["faults"] = options_.faults;
-      set_targets(kind->victim, result);
-      if (Status drawn = draw_plot(*kind); !drawn) return drawn;
-    }
+  }
+  const Result healthy = sum_up(*series[0]);
+  if (Status added = report.add(healthy); !added) return added;
+  for (auto& each : series) {
+    if (each->kind == nullptr) continue;
+    Result result = sum_up(*each);
+    compare(*each->kind, healthy, result);
+    if (Status drawn = draw_plot(*each); !drawn) return drawn;
     if (Status added = report.add(result); !added) return added;
   }
   return {};
@@ -371,7 +403,7 @@ Experiment failover_experiment() {
   options->workload.warmup = 1;
   return {"failover",
           "open-loop load at half of the peak while acceptors, replicas and coordinators fail",
-          "560 s",
+          "700 s",
           [options](CLI::App& app) {
             app.add_option("--faults", options->faults, "of each kind")
                 ->check(CLI::Range(1, 10'000))

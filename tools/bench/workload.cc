@@ -138,19 +138,35 @@ std::map<std::string, std::string> describe(const WorkloadOptions& options, cons
 
 }  // namespace
 
-struct Rig::Reading {
-  Nanos at = 0;
-  std::uint64_t commands = 0;
-  std::uint64_t scanned = 0;
-  std::uint64_t log_bytes = 0;
-  std::uint64_t log_groups = 0;
-  std::uint64_t log_accepts = 0;
-  std::uint64_t upkeep_cycles = 0;
-  std::map<std::string, std::uint64_t> cycles;
-  Histogram::Snapshot latency;
-  Histogram::Snapshot stalled_latency;
-  Histogram::Snapshot stalls;
-};
+Reading Reading::since(const Reading& earlier) const {
+  Reading counted{time - earlier.time,
+                  commands - earlier.commands,
+                  scanned - earlier.scanned,
+                  log_bytes - earlier.log_bytes,
+                  log_groups - earlier.log_groups,
+                  log_accepts - earlier.log_accepts,
+                  upkeep_cycles - earlier.upkeep_cycles,
+                  cycles,
+                  latency.since(earlier.latency),
+                  stalled_latency.since(earlier.stalled_latency),
+                  stalls.since(earlier.stalls)};
+  for (const auto& [role, before] : earlier.cycles) counted.cycles[role] -= before;
+  return counted;
+}
+
+void Reading::add(const Reading& other) {
+  time += other.time;
+  commands += other.commands;
+  scanned += other.scanned;
+  log_bytes += other.log_bytes;
+  log_groups += other.log_groups;
+  log_accepts += other.log_accepts;
+  upkeep_cycles += other.upkeep_cycles;
+  for (const auto& [role, more] : other.cycles) cycles[role] += more;
+  latency.merge(other.latency);
+  stalled_latency.merge(other.stalled_latency);
+  stalls.merge(other.stalls);
+}
 
 Rig::Rig(const WorkloadOptions& options) : options_(options), load_(options.load) {}
 Rig::~Rig() = default;
@@ -191,7 +207,7 @@ annulus::Result<std::unique_ptr<Rig>> Rig::create(const WorkloadOptions& options
   return rig;
 }
 
-Rig::Reading Rig::read() const {
+Reading Rig::reading() const {
   dataplane::TscClock clock;
   return {clock.now(),
           load_.counters()[LoadCounter::kCommands].get(),
@@ -222,66 +238,57 @@ Status Rig::come_to_rest(double seconds) const {
                " commands failed: the run is void"};
 }
 
-Result Rig::result_of(const Mix& mix, const Reading& before, const Reading& after) const {
+Result Rig::result_of(const Mix& mix, const Reading& counted) const {
   Result result;
   result.experiment = options_.experiment;
   result.label = options_.label;
   result.config = describe(options_, mix);
-  const double seconds = static_cast<double>(after.at - before.at) / 1e9;
-  const auto commands = static_cast<double>(after.commands - before.commands);
+  const double seconds = static_cast<double>(counted.time) / 1e9;
+  const auto commands = static_cast<double>(counted.commands);
   result.per_second = commands / seconds;
-  const Histogram::Snapshot latency = after.latency.since(before.latency);
-  const Histogram::Snapshot stalled = after.stalled_latency.since(before.stalled_latency);
-  result.latency = latency_figures(latency.since(stalled));
+  result.latency = latency_figures(counted.latency.since(counted.stalled_latency));
   if (options_.separate_stalls) {
-    const LatencyFigures all = latency_figures(latency);
-    result.extra["commands_during_stalls"] = static_cast<double>(stalled.count);
+    const LatencyFigures all = latency_figures(counted.latency);
+    result.extra["commands_during_stalls"] = static_cast<double>(counted.stalled_latency.count);
     result.extra["p50_with_stalls_us"] = all.p50_us;
     result.extra["p99_with_stalls_us"] = all.p99_us;
     result.extra["p999_with_stalls_us"] = all.p999_us;
   }
-  for (const auto& [role, cycles] : after.cycles) {
-    const auto earlier = before.cycles.find(role);
-    const std::uint64_t base = earlier == before.cycles.end() ? 0 : earlier->second;
+  for (const auto& [role, cycles] : counted.cycles) {
     result.cpu_ns_per_command[role] =
-        static_cast<double>(cycles - base) / dataplane::TscClock::cycles_per_nano() / commands;
+        static_cast<double>(cycles) / dataplane::TscClock::cycles_per_nano() / commands;
   }
-  const Histogram::Snapshot stood = after.stalls.since(before.stalls);
-  result.extra["machine_stalls"] = static_cast<double>(stood.count);
-  result.extra["machine_stall_max_us"] = static_cast<double>(stood.at(1.0)) / 1e3;
+  result.extra["machine_stalls"] = static_cast<double>(counted.stalls.count);
+  result.extra["machine_stall_max_us"] = static_cast<double>(counted.stalls.at(1.0)) / 1e3;
   if (options_.durability == tools::Durability::kDisk) {
-    result.extra["log_bytes_per_second"] =
-        static_cast<double>(after.log_bytes - before.log_bytes) / seconds;
+    result.extra["log_bytes_per_second"] = static_cast<double>(counted.log_bytes) / seconds;
   }
-  if (after.log_groups != before.log_groups) {
+  if (counted.log_groups != 0) {
     result.extra["log_batches_a_group"] =
-        static_cast<double>(after.log_accepts - before.log_accepts) /
-        static_cast<double>(after.log_groups - before.log_groups);
+        static_cast<double>(counted.log_accepts) / static_cast<double>(counted.log_groups);
   }
   if (options_.mode == tools::Mode::kSmr) {
     // Of what the cluster itself does; the load generator is none of it.
     double useful = 0;
     for (const char* role : {"acceptor", "learner", "worker"}) {
-      useful += static_cast<double>(after.cycles.at(role) - before.cycles.at(role));
+      useful += static_cast<double>(counted.cycles.at(role));
     }
-    result.extra["upkeep_percent"] =
-        100 * static_cast<double>(after.upkeep_cycles - before.upkeep_cycles) / useful;
+    result.extra["upkeep_percent"] = 100 * static_cast<double>(counted.upkeep_cycles) / useful;
   }
-  if (after.scanned != before.scanned) {
-    result.extra["entries_scanned_per_second"] =
-        static_cast<double>(after.scanned - before.scanned) / seconds;
+  if (counted.scanned != 0) {
+    result.extra["entries_scanned_per_second"] = static_cast<double>(counted.scanned) / seconds;
   }
   return result;
 }
 
 annulus::Result<Result> Rig::load() {
   if (Status opened = come_to_rest(30); !opened) return opened.error();
-  const Reading before = read();
+  const Reading before = reading();
   load_.set_phase(Load::Phase::kLoading);
   if (Status loaded = come_to_rest(600); !loaded) return loaded.error();
-  const Reading after = read();
+  const Reading counted = reading().since(before);
   load_.set_phase(Load::Phase::kIdle);
-  return result_of({.update = 0, .insert = 100}, before, after);
+  return result_of({.update = 0, .insert = 100}, counted);
 }
 
 annulus::Result<Result> Rig::measure(const Mix& mix) {
@@ -289,18 +296,12 @@ annulus::Result<Result> Rig::measure(const Mix& mix) {
   load_.set_mix(mix);
   load_.set_phase(Load::Phase::kRunning);
   std::this_thread::sleep_for(std::chrono::duration<double>(options_.warmup));
-  const Reading before = read();
+  const Reading before = reading();
   std::this_thread::sleep_for(std::chrono::duration<double>(options_.seconds));
-  const Reading after = read();
+  const Reading counted = reading().since(before);
   load_.set_phase(Load::Phase::kIdle);
   if (Status rested = come_to_rest(30); !rested) return rested.error();
-  return result_of(mix, before, after);
-}
-
-std::shared_ptr<Rig::Reading> Rig::reading() const { return std::make_shared<Reading>(read()); }
-
-Result Rig::result_since(const std::shared_ptr<Reading>& before) const {
-  return result_of(options_.load.mix, *before, read());
+  return result_of(mix, counted);
 }
 
 Status Rig::run(double rate, Timeline* timeline) {

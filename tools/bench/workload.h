@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 
+#include "dataplane/counters.h"
 #include "dataplane/result.h"
 #include "tools/bench/load.h"
 #include "tools/bench/report.h"
@@ -38,6 +40,24 @@ struct WorkloadOptions {
   bool gated = false;  // nodes can be made to fail
 };
 
+/// What cluster and load had counted at some moment; or in some time, or in several.
+struct Reading {
+  Nanos time = 0;
+  std::uint64_t commands = 0;
+  std::uint64_t scanned = 0;
+  std::uint64_t log_bytes = 0;
+  std::uint64_t log_groups = 0;
+  std::uint64_t log_accepts = 0;
+  std::uint64_t upkeep_cycles = 0;
+  std::map<std::string, std::uint64_t> cycles;  // useful ones, by role
+  dataplane::Histogram::Snapshot latency;
+  dataplane::Histogram::Snapshot stalled_latency;
+  dataplane::Histogram::Snapshot stalls;
+
+  Reading since(const Reading& earlier) const;
+  void add(const Reading& other);
+};
+
 /// An embedded cluster and the load on it. Calls in this order: create, load, then measurements
 /// with nothing outstanding between them, finish.
 class Rig {
@@ -56,19 +76,18 @@ class Rig {
   Status run(double rate, Timeline* timeline);
   Status rest();
   tools::Cluster& cluster() { return *cluster_; }
-  struct Reading;
-  std::shared_ptr<Reading> reading() const;
-  Result result_since(const std::shared_ptr<Reading>& before) const;
+  Reading reading() const;
+  /// The figures of the time in which that was counted.
+  Result result_of(const Reading& counted) const { return result_of(options_.load.mix, counted); }
 
   /// Compares the replicas' states and ends all threads. Puts the verdict into `result`.
   Status finish(Result& result);
 
  private:
   explicit Rig(const WorkloadOptions& options);
-  Reading read() const;
   /// Waits until nothing is outstanding. Fails if that takes longer, or a reply was wrong.
   Status come_to_rest(double seconds) const;
-  Result result_of(const Mix& mix, const Reading& before, const Reading& after) const;
+  Result result_of(const Mix& mix, const Reading& counted) const;
 
   /// Removed, with what is in it, when the rig is.
   struct Scratch {
