@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "consensus/types.h"
+#include "dataplane/clock.h"
 #include "dataplane/mapping.h"
 
 namespace annulus::consensus {
@@ -29,7 +30,7 @@ class StateExchange {
 
   enum class Phase : std::uint8_t {
     kIdle,        // network stage: nothing, or a copy that is being fetched
-    kCopying,     // worker
+    kCopying,     // worker: prepares a copy, makes it, hashes it
     kCopied,      // network stage: there to be served
     kInstalling,  // worker
     kInstalled,   // network stage: the worker goes on from image().instance
@@ -54,10 +55,13 @@ class StateExchange {
   /// By whose turn it is only.
   dataplane::Mapping& memory() { return memory_; }
   StateImage& image() { return image_; }
+  /// How long the worker executed nothing, for the copy's sake.
+  Nanos& stood_still() { return stood_still_; }
 
  private:
   dataplane::Mapping memory_;
   StateImage image_;
+  Nanos stood_still_ = 0;
   std::uint64_t given_back_ = 0;
   std::atomic<Phase> phase_{Phase::kIdle};
 };

@@ -8,7 +8,7 @@ namespace {
 
 /// A copy that somebody fetches is asked about at least this often.
 constexpr Nanos kInUse = 200 * kMillisecond;
-/// Copying takes at most one part in so many of the time.
+/// The worker stands still for copies in at most one part in so many of the time.
 constexpr std::int64_t kCopyShare = 20;
 constexpr std::uint32_t kChunksPerTurn = 16;
 /// What was not sent while nothing was asked for may be made up for, up to this.
@@ -130,8 +130,9 @@ void StateSource::tick(Nanos now, Effects& effects) {
     if (exchange_.phase() != StateExchange::Phase::kCopied) return;
     stage_ = Stage::kServing;
     used_at_ = now;
-    next_copy_at_ = now + kCopyShare * (now - begun_at_);
-    pause_ns_.record(static_cast<std::uint64_t>(now - begun_at_));
+    const Nanos still = exchange_.stood_still();
+    next_copy_at_ = now + std::max(kCopyShare * still, now - begun_at_);
+    pause_ns_.record(static_cast<std::uint64_t>(still));
   }
   if (stage_ == Stage::kServing) {
     const Nanos passed = std::min(now - allowed_at_, kAllowanceMax);

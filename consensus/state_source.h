@@ -5,8 +5,9 @@
 // - One copy at a time, shared by all who ask while it lives; it goes once nobody has asked for a
 //   piece of it for a while. A copy that others are fetching is offered even to who asked for a
 //   later one: perhaps the acceptors still reach back to it.
-// - Execution stands still while a copy is made, so of its time a replica gives at most a
-//   twentieth to that, however many ask.
+// - Execution stands still while the state is copied, so a replica does that for at most a
+// twentieth
+//   of its time, however many ask; and for at most half of it does it anything for copies.
 // - What is sent is bounded for each turn and each millisecond, over all who ask: the order comes
 //   first. What is asked for beyond a bound is forgotten, and asked for again.
 #pragma once
@@ -49,8 +50,8 @@ class StateSource {
   void on_ask(const Received& in, bool current, Instance position, Nanos now, Effects& effects);
   void on_pull(const Received& in, Nanos now, Effects& effects);
 
-  /// A copy is wanted: to be asked of the worker in its place among the deliveries, once this was
-  /// told by copy_begun().
+  /// A copy is wanted: to be asked of the worker behind what was delivered so far, once this was
+  /// told by copy_begun(). It will be that of this position or a later one.
   bool wants_copy() const { return stage_ == Stage::kWanted; }
   void copy_begun(Instance position, Nanos now);
 

@@ -42,6 +42,7 @@ class StateSourceTest : public testing::Test {
     EXPECT_EQ(ask(position, position), StateOffer::kWait);
     ASSERT_TRUE(source_.wants_copy());
     source_.copy_begun(at(position), now_);
+    exchange_.stood_still() = pause;
     copy(bytes);
     now_ += pause;
     tick();

@@ -29,6 +29,66 @@ SegmentStore* StateParts::store(std::uint32_t service) const {
 
 // --- Copying
 
+/// The next live segment of the state, if there is one.
+bool StateCopier::next(const SegmentStore*& store, SegmentId& id) {
+  for (; service_ < parts_.count(); ++service_, segment_ = 0) {
+    store = parts_.store(service_);
+    while (store != nullptr && segment_ < store->id_end()) {
+      id = SegmentId{segment_++};
+      if (store->live(id)) return true;
+    }
+  }
+  return false;
+}
+
+void StateCopier::go_on(Pass pass) {
+  pass_ = pass;
+  service_ = segment_ = 0;
+}
+
+void StateCopier::step(std::uint64_t bytes) {
+  switch (pass_) {
+    case Pass::kTouch:
+      return touch(bytes);
+    case Pass::kCopy:
+      return copy(bytes);
+    case Pass::kHash:
+      return hash(bytes);
+    case Pass::kDone:
+      return;
+  }
+}
+
+/// Whatever is executed meanwhile may need some more, or less: that is touched as it is copied, or
+/// for nothing.
+void StateCopier::touch(std::uint64_t bytes) {
+  constexpr std::uint64_t kPageBytes = 4'096;
+  const std::uint64_t enough = touched_ + bytes;
+  const SegmentStore* store = nullptr;
+  SegmentId id{};
+  while (touched_ < enough) {
+    if (touched_ < expected_) {
+      exchange_.memory().data()[touched_] = std::byte{};
+      touched_ += kPageBytes;
+    } else if (next(store, id)) {
+      const auto whole = padded(static_cast<std::uint32_t>(store->bytes(id).size()));
+      expected_ = std::min(expected_ + sizeof(ImageSegment) + whole, exchange_.memory().size());
+    } else {
+      return go_on(Pass::kCopy);
+    }
+  }
+}
+
+void StateCopier::copy(std::uint64_t bytes) {
+  const std::uint64_t enough = exchange_.image().bytes + bytes;
+  const SegmentStore* store = nullptr;
+  SegmentId id{};
+  while (exchange_.image().bytes < enough) {
+    if (!next(store, id)) return go_on(Pass::kHash);
+    copy(*store, id);
+  }
+}
+
 void StateCopier::copy(const SegmentStore& store, SegmentId id) {
   consensus::StateImage& image = exchange_.image();
   if (DEFECT(kSessionsNotCopied) && store.service() == kSystemService &&
@@ -45,23 +105,20 @@ void StateCopier::copy(const SegmentStore& store, SegmentId id) {
   head.service = store.service();
   std::memset(place + sizeof head + whole - 8, 0, 8);
   std::memcpy(place + sizeof head, bytes.data(), bytes.size());
-  image.hash = hash_of(head, image.segments == 0 ? raw(image.instance) : image.hash);
-  head.hash = image.hash;
   image.bytes += sizeof head + whole;
   ++image.segments;
 }
 
-bool StateCopier::step(std::uint64_t bytes) {
-  const std::uint64_t enough = exchange_.image().bytes + bytes;
-  for (; service_ < parts_.count(); ++service_, segment_ = 0) {
-    const SegmentStore* store = parts_.store(service_);
-    for (; store != nullptr && segment_ < store->id_end(); ++segment_) {
-      if (!store->live(SegmentId{segment_})) continue;
-      if (exchange_.image().bytes >= enough) return false;
-      copy(*store, SegmentId{segment_});
-    }
+void StateCopier::hash(std::uint64_t bytes) {
+  consensus::StateImage& image = exchange_.image();
+  const std::uint64_t enough = std::min(hashed_ + bytes, image.bytes);
+  if (hashed_ == 0) image.hash = raw(image.instance);
+  while (hashed_ < enough) {
+    auto& head = *reinterpret_cast<ImageSegment*>(exchange_.memory().data() + hashed_);
+    head.hash = image.hash = hash_of(head, image.hash);
+    hashed_ += sizeof head + padded(head.bytes);
   }
-  return true;
+  if (hashed_ == image.bytes) pass_ = Pass::kDone;
 }
 
 // --- Installing

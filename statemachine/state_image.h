@@ -1,6 +1,10 @@
 // Copies a replica's whole state into one piece of memory, and installs such a copy: all segments
 // of the session table and of the services, as they lie. Both in steps, so that what shares the
-// core gets its turns; between the steps of a copy nothing is executed. Part of the worker.
+// core gets its turns. Part of the worker.
+//
+// Nothing may be executed between the steps that copy, so they do nothing else: memory that the
+// host has not given yet takes up to thirty times as long to write to, so it is touched before, and
+// what was copied is hashed afterwards.
 //
 // What is not in segments decides no reply: which values were executed lately only lets a replica
 // answer from memory (recent_values.h), and how long a session was idle is each replica's own
@@ -44,18 +48,32 @@ struct StateParts {
 
 class StateCopier {
  public:
+  enum class Pass : std::uint8_t { kTouch, kCopy, kHash, kDone };
+
   StateCopier(const StateParts& parts, consensus::StateExchange& exchange)
       : parts_(parts), exchange_(exchange) {}
-  /// Copies about `bytes` more. True once all of it is there.
-  bool step(std::uint64_t bytes);
+  /// What the next step does. From kCopy on the state must stay as it is, and the image's instance
+  /// be set to what it is the state of; from kHash on it may change again.
+  Pass pass() const { return pass_; }
+  /// Does about `bytes` more, of this pass only.
+  void step(std::uint64_t bytes);
 
  private:
+  bool next(const SegmentStore*& store, SegmentId& id);
+  void go_on(Pass pass);
+  void touch(std::uint64_t bytes);
+  void copy(std::uint64_t bytes);
   void copy(const SegmentStore& store, SegmentId id);
+  void hash(std::uint64_t bytes);
 
   const StateParts parts_;
   consensus::StateExchange& exchange_;
+  Pass pass_ = Pass::kTouch;
   std::uint32_t service_ = 0;
   std::uint32_t segment_ = 0;
+  std::uint64_t expected_ = 0;  // bytes that the copy will take, as far as they were counted
+  std::uint64_t touched_ = 0;
+  std::uint64_t hashed_ = 0;
 };
 
 class StateInstaller {

@@ -93,8 +93,8 @@ class StateImageTest : public testing::Test {
   int copy(State& from, std::uint64_t instance = 9, std::uint64_t step = 64 * 1'024) {
     exchange_.image() = {.instance = Instance{instance}};
     StateCopier copier(from.parts, exchange_);
-    int turns = 1;
-    while (!copier.step(step)) ++turns;
+    int turns = 0;
+    for (; copier.pass() != StateCopier::Pass::kDone; ++turns) copier.step(step);
     return turns;
   }
   Outcome install(State& to) {

@@ -50,8 +50,9 @@ dataplane::PollResult Worker::poll(Nanos now, std::uint32_t budget) {
   std::uint32_t work = 0;
   if (copier_ != nullptr || installer_ != nullptr) {
     writer_.flush();
-    work_on_state();
-    if (busy_with_state()) return {1, now};
+    const bool stood_still = stands_still();
+    work_on_state(now);
+    if (stood_still || stands_still()) return {1, now};
   }
   answer_state_hashes();
   const std::uint64_t enough = counters_[WorkerCounter::kCommands].get() + kCommandsPerTurn;
@@ -67,11 +68,12 @@ dataplane::PollResult Worker::poll(Nanos now, std::uint32_t budget) {
     if (!take(*delivery, now)) break;
     rings_.deliveries.pop();
     ++work;
-    if (busy_with_state()) return {work, now};
+    if (stands_still()) return {work, now};
   }
   writer_.flush();
   const Nanos deadline = idle_.poll(now);
   publish_counters();
+  if (copier_ != nullptr) return {work + 1, now};
   return {work, writer_.idle() ? deadline : now};
 }
 

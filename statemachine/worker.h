@@ -35,9 +35,11 @@ struct WorkerOptions {
   /// that one comes first.
   Nanos session_idle = 60 * kSecond;
   std::uint32_t recent_values = 4'096;  // whose ids are remembered; a power of two
-  /// Of its state, copied in one turn: about half a millisecond's worth, for execution stands still
-  /// until all is copied.
+  /// Of its state, copied or hashed in one turn: less than half a millisecond's worth. Execution
+  /// stands still until all is copied.
   std::uint64_t state_bytes_per_turn = 2u << 20;
+  /// Of the memory for a copy, touched in one turn, while execution goes on.
+  std::uint64_t touch_bytes_per_turn = 64u << 10;
   /// Of a peer's state, verified or installed in one turn: what shares the core is to go on as if
   /// nothing were, for the cluster is served by others.
   std::uint64_t install_bytes_per_turn = 256u << 10;
@@ -131,11 +133,13 @@ class Worker final : public dataplane::Stage {
     bool replying = false;
   };
 
-  bool busy_with_state() const {
-    return (copier_ != nullptr && !DEFECT(kImageTorn)) || installer_ != nullptr;
+  bool stands_still() const {
+    const bool copies = copier_ != nullptr && copier_->pass() == StateCopier::Pass::kCopy;
+    return (copies && !DEFECT(kImageTorn)) || installer_ != nullptr;
   }
   void begin_state(const consensus::Delivery& delivery);
-  void work_on_state();
+  void work_on_state(Nanos now);
+  void work_on_copy(Nanos now);
   void end_install(StateInstaller::Outcome outcome);
   bool take(consensus::Delivery& delivery, Nanos now);
   bool open_value(const consensus::Delivery& delivery, std::uint32_t& count);
@@ -179,8 +183,9 @@ class Worker final : public dataplane::Stage {
   RecentValues recent_;
   IdleSessions idle_;
   StateHashExchange hash_exchange_;
-  // What is being done with the state, if anything: nothing is executed meanwhile.
+  // What is being done with the state, if anything.
   std::unique_ptr<StateCopier> copier_;
+  Nanos still_since_ = 0;  // as long as it copies
   std::unique_ptr<StateInstaller> installer_;
   std::vector<ContentHash> class_hashes_;  // of one service at a time
 

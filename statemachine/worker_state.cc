@@ -1,8 +1,9 @@
 // The worker's part in state transfer: copying all that it has replicated, and replacing it by the
-// copy of a peer. Nothing is executed meanwhile.
+// copy of a peer. Nothing is executed while it copies or installs.
 #include "statemachine/worker.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace annulus::statemachine {
 
@@ -24,14 +25,27 @@ void Worker::begin_state(const consensus::Delivery& delivery) {
   }
 }
 
-void Worker::work_on_state() {
-  if (copier_ != nullptr) {
-    if (!copier_->step(options_.state_bytes_per_turn)) return;
-    copier_.reset();
-    counters_[WorkerCounter::kStatesCopied].add();
-    rings_.state->pass(StateExchange::Phase::kCopied);
-    return;
+void Worker::work_on_copy(Nanos now) {
+  using Pass = StateCopier::Pass;
+  const Pass before = copier_->pass();
+  copier_->step(before == Pass::kTouch ? options_.touch_bytes_per_turn
+                                       : options_.state_bytes_per_turn);
+  if (before == Pass::kTouch && copier_->pass() == Pass::kCopy) {
+    // At least what was delivered when the copy was asked for.
+    rings_.state->image().instance = executed();
+    still_since_ = now;
   }
+  if (before == Pass::kHash && still_since_ != 0) {
+    rings_.state->stood_still() = now - std::exchange(still_since_, 0);
+  }
+  if (copier_->pass() != Pass::kDone) return;
+  copier_.reset();
+  counters_[WorkerCounter::kStatesCopied].add();
+  rings_.state->pass(StateExchange::Phase::kCopied);
+}
+
+void Worker::work_on_state(Nanos now) {
+  if (copier_ != nullptr) return work_on_copy(now);
   const StateInstaller::Outcome outcome =
       installer_->step(std::min(options_.install_bytes_per_turn, options_.state_bytes_per_turn));
   if (outcome != StateInstaller::Outcome::kWorking) end_install(outcome);

@@ -236,6 +236,62 @@ TEST(Worker, FullReplyRingStopsExecutionUntilThereIsRoom) {
   EXPECT_EQ(replica.answers.size(), 5u);
 }
 
+TEST_F(WorkerTest, ExecutionStandsStillForCopyingOnlyNotForWhatPrecedesAndFollowsIt) {
+  using Phase = consensus::StateExchange::Phase;
+  std::uint64_t puts = 0;
+  const auto more = [&] {
+    std::vector<TestCommand> commands;
+    for (int i = 0; i < 50; ++i) {
+      ++puts;
+      const std::string key = "key" + std::to_string(puts * 7 % 3'000);
+      commands.push_back(put(puts, key, std::string(200, 'v')));
+      commands.back().acked_below = puts;
+    }
+    return commands;
+  };
+  for (int i = 0; i < 60; ++i) decide(more());
+  consensus::StateExchange& from = first_.exchange_;
+  const Instance asked{instance_};
+  from.image() = {.instance = asked};
+  from.pass(Phase::kCopying);
+  ASSERT_TRUE(first_.deliveries_.push({DeliveryKind::kCopyState, asked}));
+  // One value a turn; the second replica executes them later, as far as the copy goes.
+  std::vector<std::pair<Bytes, std::uint64_t>> values;
+  std::set<std::uint64_t> executed;
+  std::uint32_t stood_still = 0;
+  for (Nanos now = 1; from.phase() == Phase::kCopying; ++now) {
+    ++sequence_;
+    values.push_back({batch(more(), sequence_), sequence_});
+    first_.push(values.back().first, id(sequence_), ++instance_);
+    stood_still += !executed.insert(raw(first_.worker().executed())).second;
+    first_.worker().poll(now, 1);
+    first_.take_replies();
+    ASSERT_LT(now, 60);
+  }
+  const Instance copied = from.image().instance;
+  EXPECT_GE(copied, asked + 5);
+  EXPECT_GE(first_.worker().executed(), copied + 5);
+  EXPECT_GT(stood_still, 5u);
+  EXPECT_GE(from.stood_still(), 5);
+  EXPECT_LE(from.stood_still(), stood_still);
+
+  for (std::uint64_t i = 0; asked + i < copied; ++i) {
+    second_.push(values[i].first, id(values[i].second), raw(asked) + 1 + i);
+    second_.poll();
+  }
+  Replica third(2);
+  consensus::StateExchange& to = third.exchange_;
+  to.image() = from.image();
+  std::memcpy(to.memory().data(), from.memory().data(), from.image().bytes);
+  to.pass(Phase::kInstalling);
+  ASSERT_TRUE(third.deliveries_.push({DeliveryKind::kInstallState, copied}));
+  for (Nanos now = 1; to.phase() == Phase::kInstalling; ++now) third.worker().poll(now, 1);
+  ASSERT_EQ(to.phase(), Phase::kInstalled);
+  EXPECT_EQ(third.hashes().recomputed, second_.hashes().recomputed);
+  EXPECT_EQ(third.hashes().kept, second_.hashes().recomputed);
+  EXPECT_EQ(third.worker().executed(), copied);
+}
+
 TEST_F(WorkerTest, HashesAreTakenAtTheInstanceAskedFor) {
   const auto target = Instance{instance_ + 2};
   const auto ticket = first_.worker().ask_state_hashes(target);

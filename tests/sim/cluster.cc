@@ -154,6 +154,16 @@ dataplane::PollResult DeliveryTap::poll(Nanos, std::uint32_t budget) {
   return {work, kNever};
 }
 
+dataplane::PollResult WorkerTurns::poll(Nanos now, std::uint32_t budget) {
+  const Nanos busy = busy_until_ - world_.now();  // the node's own clock may be wrong
+  if (busy > 0) return {0, now + busy};
+  const dataplane::PollResult result = worker_.poll(now, budget);
+  if (state_.phase() == consensus::StateExchange::Phase::kCopying) {
+    busy_until_ = world_.now() + rng_.between(1'000, 50'000);
+  }
+  return result;
+}
+
 Cluster::Cluster(World& world, const ClusterPlan& plan, const LoadPlan& load, Rng rng)
     : world_(world),
       plan_(plan),
@@ -263,6 +273,10 @@ void Cluster::start_learner(std::uint32_t learner, std::uint32_t node) {
   machine.node->add_counters(registry_, "learner" + std::to_string(i));
   machine.tapped = std::make_unique<DeliveryTap::Ring>(plan_.ring_capacity);
   add_replica(i, machine);
+  // From a copy: nothing else that a seed decides shifts.
+  const auto fork = [&](std::uint64_t which) {
+    return Rng(Rng(rng_).next() ^ (which << 48 | std::uint64_t{machine.incarnation} << 8 | i));
+  };
   machine.tap = std::make_unique<DeliveryTap>(
       i, *machine.deliveries, machine.tapped.get(), checker_,
       [this](const consensus::Value& value) {
@@ -272,12 +286,12 @@ void Cluster::start_learner(std::uint32_t learner, std::uint32_t node) {
           }
         }
       },
-      world_, machine.replica->worker, *machine.state,
-      // From a copy: nothing else that a seed decides shifts.
-      Rng(Rng(rng_).next() ^ (std::uint64_t{machine.incarnation} << 8 | i)));
+      world_, machine.replica->worker, *machine.state, fork(0));
+  machine.turns =
+      std::make_unique<WorkerTurns>(world_, machine.replica->worker, *machine.state, fork(1));
   world_.add_stage(machine.node.get(), node, machine.transport->index());
   world_.add_stage(machine.tap.get(), node, kNoEnd);
-  const std::uint32_t executing = world_.add_stage(&machine.replica->worker, node, kNoEnd);
+  const std::uint32_t executing = world_.add_stage(machine.turns.get(), node, kNoEnd);
   if (machine.incarnation == 1) executing_stages_.push_back(executing);
 }
 
@@ -292,7 +306,7 @@ statemachine::WorkerOptions Cluster::worker_options(std::uint32_t learner,
   options.replies.frame_bytes_max = plan_.frame_bytes_max;
   options.recent_values = 256;  // few, so that some queries find nothing and go to the table
   options.session_idle = plan_.session_idle + learner * kMillisecond;
-  options.state_bytes_per_turn = 16 * 1'024;  // so that a copy takes several turns
+  options.state_bytes_per_turn = 1;  // a segment a turn
   return options;
 }
 

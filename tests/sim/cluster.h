@@ -97,6 +97,25 @@ class DeliveryTap final : public dataplane::Stage {
   consensus::Instance installed_{};
 };
 
+/// The worker's turns. While it makes a copy of its state each takes a while, as with much state,
+/// so that what is executed in between is seen, where nothing may be.
+class WorkerTurns final : public dataplane::Stage {
+ public:
+  WorkerTurns(World& world, statemachine::Worker& worker, const consensus::StateExchange& state,
+              Rng rng)
+      : world_(world), worker_(worker), state_(state), rng_(rng) {}
+
+  dataplane::PollResult poll(Nanos now, std::uint32_t budget) override;
+  const char* name() const override { return "worker"; }
+
+ private:
+  World& world_;
+  statemachine::Worker& worker_;
+  const consensus::StateExchange& state_;
+  Rng rng_;
+  Nanos busy_until_ = 0;
+};
+
 /// What executes: the services and the worker that owns them.
 struct Replica {
   using Rings = statemachine::Worker::Rings;
@@ -134,6 +153,7 @@ struct LearnerMachine {
   std::unique_ptr<DeliveryTap::Ring> tapped;  // from the tap to the worker
   std::unique_ptr<consensus::StateExchange> state;
   std::unique_ptr<Replica> replica;
+  std::unique_ptr<WorkerTurns> turns;  // of the replica's worker
 };
 struct ClientMachine {
   bool crashed = false;

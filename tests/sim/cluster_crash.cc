@@ -238,6 +238,7 @@ void Cluster::restart_learner(std::uint32_t learner) {
   world_.bury(node);
   forget("learner" + std::to_string(learner));
   machine.tap.reset();
+  machine.turns.reset();
   machine.replica.reset();
   machine.node.reset();
   machine.state.reset();

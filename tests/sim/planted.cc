@@ -65,7 +65,7 @@ constexpr Found kRecorded[] = {
     {Defect::kDiskErrorIgnored, 1},
     {Defect::kDamageDenied, 58},
     {Defect::kSessionsNotCopied, 6},
-    {Defect::kImageTorn, 12},
+    {Defect::kImageTorn, 13},
     {Defect::kImageOffByOne, 6},
     {Defect::kHalfImageInstalled, 6},
     {Defect::kWireVersionIgnored, 3},

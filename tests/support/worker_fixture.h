@@ -73,8 +73,11 @@ class Replica {
     options.sessions = {.sessions_max = 2'048, .segment_bytes = 1u << 18, .segments_max = 256};
     options.replies.replica = index;
     options.session_idle = kSecond;
-    worker_ = std::make_unique<Worker>(options, std::vector<Service*>{nullptr, &kv_},
-                                       Worker::Rings{deliveries_, replies_, proposals_});
+    options.touch_bytes_per_turn = 256u << 10;
+    options.state_bytes_per_turn = 256u << 10;
+    worker_ =
+        std::make_unique<Worker>(options, std::vector<Service*>{nullptr, &kv_},
+                                 Worker::Rings{deliveries_, replies_, proposals_, &exchange_});
   }
 
   void push(const Bytes& bytes, const consensus::ValueId& id, std::uint64_t instance,
@@ -136,6 +139,7 @@ class Replica {
   dataplane::SpscRing<Delivery> deliveries_;
   dataplane::SpscRing<consensus::ReplyFrame> replies_;
   dataplane::SpscRing<consensus::Proposal> proposals_;
+  consensus::StateExchange exchange_{256u << 20};
 
  private:
   std::map<std::pair<std::uint64_t, std::uint32_t>, std::string> partial_;
