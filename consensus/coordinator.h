@@ -66,7 +66,7 @@ enum class CoordinatorCounter : std::uint8_t {
   kCreditBlocked,
   kLearnersLeft,     // the credit set
   kLearnersBack,     // in it
-  kLearnersAwaited,  // taken back before the acceptors would have forgotten what they need
+  kLearnersAwaited,  // moved again, and proposals with them, a little slower, until they are near
   kLearnersGone,     // nobody waits for them any more
   kValuesRecovered,
   kHolesFilled,
@@ -160,18 +160,21 @@ class Coordinator {
   };
   enum class Standing : std::uint8_t {
     kGone,      // not waited for
-    kTrailing,  // waited for before the acceptors forget what it needs
+    kTrailing,  // waited for before the acceptors forget what it needs, and to come near
     kInSet,     // waited for before its window overflows
   };
   /// Whether a learner has the state of before `delivered_below`: as it said itself last.
   enum class StateOf : std::uint8_t { kUnknown, kHeld, kLacking };
+  static constexpr std::uint64_t kUnbounded = ~std::uint64_t{0};
   /// Times are by attention_.
   struct Learner {
     bool known = false;
     StateOf state = StateOf::kUnknown;
     Standing standing = Standing::kGone;
     Instance delivered_below = kFirstInstance;
-    Nanos progressed = 0;  // or since when it has something to deliver
+    std::uint64_t reach = kUnbounded;  // trailing: how far ahead of it proposals may get
+    std::uint64_t steps = 0;           // that it took since reach became less
+    Nanos progressed = 0;              // or since when it has something to deliver
     Nanos heard = 0;
     WorstDelay silences{0, kSecond};  // but for those it was given up for
     bool given_up = false;            // and has not come near since
@@ -222,6 +225,8 @@ class Coordinator {
   Instance credit_below() const;
   void await_learners(Nanos now);
   void await(Learner& learner, Nanos now);
+  void trail(Learner& learner);
+  void pace(Learner& learner, std::uint64_t progress);
   Decided decided() const { return {ballot_, from_, decided_below_}; }
   Nanos learner_stall() const;
   Nanos silence(const Learner& learner, Nanos now) const;

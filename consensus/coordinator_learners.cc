@@ -25,6 +25,9 @@ constexpr Nanos kLearnerIdleMax = kSecond;
 constexpr Nanos kSpared = 4;
 /// One that has delivered everything reports every 50 ms: whoever lives is heard within this.
 constexpr Nanos kAliveWithin = 200 * kMillisecond;
+/// While a learner that fell behind moves, proposals go on as fast as it does less one part in so
+/// many: it comes near again, however much there is to do, and costs the others no more than that.
+constexpr std::uint64_t kPaceShare = 10;
 
 }  // namespace
 
@@ -35,8 +38,10 @@ Instance Coordinator::credit_below(const Learner& learner) const {
     return Instance{~std::uint64_t{0}};
   }
   const Instance kept = acceptor_.kept_until(learner.delivered_below);
-  if (learner.standing == Standing::kTrailing) return kept;
-  return std::min(kept, learner.delivered_below + options_.learner_window);
+  const bool trails = learner.standing == Standing::kTrailing;
+  if (trails && learner.reach == kUnbounded) return kept;
+  return std::min(kept,
+                  learner.delivered_below + (trails ? learner.reach : options_.learner_window));
 }
 
 /// (One that is to be taken out holds nobody up any more.)
@@ -77,6 +82,7 @@ void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nan
   Learner& state = learners_[learner];
   if (state.known && delivered_below <= state.delivered_below) return;
   note_heard(state, now);
+  const std::uint64_t progress = delivered_below - state.delivered_below;
   state.known = true;
   state.delivered_below = delivered_below;
   state.progressed = state.heard;
@@ -86,9 +92,33 @@ void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nan
   if (delivered_below + options_.learner_window / 2 >= fastest) {
     state.standing = Standing::kInSet;
     counters_[CoordinatorCounter::kLearnersBack].add();
+  } else if (state.standing == Standing::kTrailing) {
+    pace(state, progress);
   } else if (acceptor_.kept_until(delivered_below) > next_) {
-    state.standing = Standing::kTrailing;
+    trail(state);
   }
+}
+
+void Coordinator::trail(Learner& learner) {
+  learner.standing = Standing::kTrailing;
+  learner.reach = kUnbounded;
+}
+
+/// It moves. Proposals are never further ahead of it than they are now, and come nearer with every
+/// step that it takes.
+void Coordinator::pace(Learner& learner, std::uint64_t progress) {
+  const std::uint64_t near = options_.learner_window / 2;
+  const std::uint64_t ahead = next_ > learner.delivered_below ? next_ - learner.delivered_below : 0;
+  if (learner.reach == kUnbounded) {
+    learner.reach = ahead + near;
+    learner.steps = 0;
+    counters_[CoordinatorCounter::kLearnersAwaited].add();
+    return;
+  }
+  learner.steps += progress;
+  const std::uint64_t nearer = std::min(learner.reach, learner.steps / kPaceShare);
+  learner.steps %= kPaceShare;
+  learner.reach = std::max({learner.reach - nearer, ahead, near});
 }
 
 /// Whoever was given up is near again, with its state: what that took says how long it is to be
@@ -120,7 +150,7 @@ void Coordinator::greet_learners(Nanos now) {
     if (acceptor_.keeps_all() || configuration_.learners[i].id == kNoNode) continue;
     if (!learner.known) learner.delivered_below = acceptor_.trimmed_below();
     const bool lost = learner.delivered_below < acceptor_.trimmed_below();
-    if (learner.standing == Standing::kGone && !lost) learner.standing = Standing::kTrailing;
+    if (learner.standing == Standing::kGone && !lost) trail(learner);
   }
 }
 
@@ -143,16 +173,14 @@ void Coordinator::await(Learner& learner, Nanos now) {
   const Nanos leaves = std::min(stall, kLearnerLeavesMax);
   if (learner.standing == Standing::kInSet) {
     if (idle < leaves) return schedule(now + leaves - idle);
-    learner.standing = Standing::kTrailing;
+    trail(learner);
     counters_[CoordinatorCounter::kLearnersLeft].add();
     if (credit_below(learner) > next_) return;
   }
-  // It moves, if slowly: it is let come near again, or it would be a whole log behind for ever.
-  if (idle < leaves) {
-    learner.standing = Standing::kInSet;
-    counters_[CoordinatorCounter::kLearnersAwaited].add();
-    return schedule(now + leaves);
-  }
+  if (idle < leaves) return schedule(now + leaves - idle);
+  // It does not move: others go on as far as what it lacks is kept.
+  learner.reach = kUnbounded;
+  if (credit_below(learner) > next_) return;
   if (idle < stall) return schedule(now + stall - idle);
   if (silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax) {
     learner.hopeless = 0;

@@ -159,20 +159,44 @@ TEST_F(TrailingLearnerTest, IsWaitedForBeforeTheAcceptorsHaveNoRoomForWhatItLack
   EXPECT_LE(next(), kFirst + 52);
 }
 
-TEST_F(TrailingLearnerTest, IsLetComeNearOnceItMoves) {
+// As much as there is to do: it would stay a log behind for ever.
+TEST_F(TrailingLearnerTest, ComesNearOnceItMovesAtTheCostOfATenth) {
   fall_behind();
   std::uint64_t delivered = kFirst;
-  for (int i = 0; i < 30; ++i) {
+  std::uint64_t steps = 0;
+  const std::uint64_t before = next();
+  for (; count(CoordinatorCounter::kLearnersBack) < 3 && steps < 20 * kRetain; ++steps) {
     coordinator_->on_learner_status(1, at(++delivered), true, now_);
+    if (sequence_ < next() + 4) feed(2);  // there is always more
+    pass(kMillisecond);
+    ASSERT_LE(next(), delivered + kRetain);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersAwaited), 1u);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 3u);
+  EXPECT_LE(next(), delivered + 16);
+  EXPECT_GE(next() - before, steps * 9 / 10 - 10);
+  EXPECT_LE(steps, 11 * kRetain);
+}
+
+TEST_F(TrailingLearnerTest, HoldsNobodyUpIfItStopsAgainOnItsWay) {
+  begin();
+  feed(16);
+  alive();
+  pass(25 * kMillisecond);
+  while (next() < kFirst + kRetain / 2) feed(1);
+  for (std::uint64_t i = 1; i <= 40; ++i) {
+    coordinator_->on_learner_status(1, at(kFirst + i), true, now_);
     feed(2);
     pass(kMillisecond);
   }
-  EXPECT_EQ(count(CoordinatorCounter::kLearnersAwaited), 1u);
-  EXPECT_LT(next(), delivered + kRetain);  // it would stay a log behind for ever
-  coordinator_->on_learner_status(1, at(next() - 10), true, now_);
   const std::uint64_t before = next();
-  feed(5);
-  EXPECT_EQ(next(), before + 6);
+  EXPECT_LE(before, kFirst + 40 + kRetain / 2 + 8);
+  feed(20);
+  EXPECT_LE(next(), before + 2);
+  coordinator_->on_learner_status(1, at(kFirst + 40), true, now_);  // it lives, and stands still
+  pass(25 * kMillisecond);
+  feed(100);
+  EXPECT_GE(next(), before + 100);
 }
 
 TEST_F(TrailingLearnerTest, IsGivenUpWhenSilentAndComesBackIfTheLogStillHasWhatItNeeds) {
