@@ -219,6 +219,7 @@ void ProtocolChecker::on_phase2a(Nanos now, std::uint32_t sender, const FrameHea
   proposals_[raw(instance)].push_back({.ballot = ballot,
                                        .value = value,
                                        .votes = own,
+                                       .cast = durable_ ? AcceptorSet{} : own,
                                        .said = durable_ ? AcceptorSet{} : own,
                                        .majority = members_of(header.config_epoch)->majority()});
 }
@@ -295,6 +296,7 @@ void ProtocolChecker::on_vote(std::uint32_t acceptor, Ballot ballot,
   }
   raise_floor(acceptor, ballot);
   proposal->votes = proposal->votes | consensus::just(acceptor);
+  proposal->cast = proposal->cast | consensus::just(acceptor);
   proposal->said = proposal->said | consensus::just(acceptor);
   if (surely_decided(*proposal) && instance > decided_top_) {
     decided_top_ = instance;
@@ -326,8 +328,9 @@ void ProtocolChecker::on_decided(const consensus::WireDecided& wire) {
                           " without a majority of votes");
     }
     proposal->told = true;
-    // If it takes the coordinator's own vote, that has been said by this.
-    if (consensus::size(proposal->said) < proposal->majority)
+    // If it takes the coordinator's own vote, that has been said by this. (Votes count though
+    // whoever cast them has lost them since.)
+    if (consensus::size(proposal->cast) < proposal->majority)
       proposal->said = AcceptorSet{raw(proposal->votes) & ~raw(proposal->former)};
   }
   verified->second = std::max(verified->second, told.below);

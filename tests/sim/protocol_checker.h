@@ -94,6 +94,7 @@ class ProtocolChecker final : public NetworkObserver {
     consensus::Ballot ballot{};
     consensus::Value value;
     consensus::AcceptorSet votes{};   // sent, or implied by proposing
+    consensus::AcceptorSet cast{};    // of these, those that were told of; not the proposer's own
     consensus::AcceptorSet said{};    // of these, what nobody may take back
     consensus::AcceptorSet former{};  // of these, who has another identity since
     int majority = 0;                 // of the members that its ballot belongs to
