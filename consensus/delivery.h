@@ -15,7 +15,7 @@ enum class DeliveryKind : std::uint8_t {
   kQuery,    // a client asks for replies it has not got: answer from the session table only
   kDirect,   // client-server mode: execute in order of arrival; `instance` counts them
   // Of the state (state_exchange.h), and without a value:
-  kCopyState,     // copy it, as of `instance`, before anything that follows
+  kCopyState,     // copy it, as of `instance` or later
   kInstallState,  // replace it by the copy, which is as of `instance`
 };
 

@@ -1,6 +1,7 @@
 // One copy of a replica's state, and whose turn it is: its network stage, which serves or fetches
 // the copy, or its worker, which makes or installs it. The worker is asked by a delivery of its own
-// kind, so that its place among the values says what the copy contains.
+// kind: what it installs replaces the outcome of the values before, and what it copies contains
+// that, and perhaps that of some more.
 #pragma once
 
 #include <algorithm>
@@ -47,10 +48,12 @@ class StateExchange {
     const std::uint64_t to = std::min<std::uint64_t>(given_back_ + kAtOnce, memory_.size());
     memory_.give_back(given_back_, to);
     given_back_ = to;
-    if (given_back_ < image_.bytes && given_back_ < memory_.size()) return false;
-    given_back_ = 0;
+    if (given_back_ < used_ && given_back_ < memory_.size()) return false;
+    given_back_ = used_ = 0;
     return true;
   }
+  /// By whose turn it is, of what it writes to: so much of the memory is to be given back.
+  void uses(std::uint64_t bytes) { used_ = std::max(used_, bytes); }
 
   /// By whose turn it is only.
   dataplane::Mapping& memory() { return memory_; }
@@ -62,6 +65,7 @@ class StateExchange {
   dataplane::Mapping memory_;
   StateImage image_;
   Nanos stood_still_ = 0;
+  std::uint64_t used_ = 0;
   std::uint64_t given_back_ = 0;
   std::atomic<Phase> phase_{Phase::kIdle};
 };

@@ -175,6 +175,7 @@ void StateReceiver::take_offer(const StateManifest& m, Nanos now) {
     image_ = m.image;
     image_peer_ = peer_;
     manifest_ = offered;
+    exchange_.uses(offered.bytes);
     chunk_bytes_ = m.chunk_bytes;
     count_ = static_cast<std::uint32_t>((offered.bytes - 1) / chunk_bytes_ + 1);
     base_ = end_ = 0;

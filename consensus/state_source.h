@@ -5,9 +5,8 @@
 // - One copy at a time, shared by all who ask while it lives; it goes once nobody has asked for a
 //   piece of it for a while. A copy that others are fetching is offered even to who asked for a
 //   later one: perhaps the acceptors still reach back to it.
-// - Execution stands still while the state is copied, so a replica does that for at most a
-// twentieth
-//   of its time, however many ask; and for at most half of it does it anything for copies.
+// - Execution stands still while the state is copied, so that takes at most a twentieth of a
+//   replica's time, however many ask; and half of it at most passes while it makes copies at all.
 // - What is sent is bounded for each turn and each millisecond, over all who ask: the order comes
 //   first. What is asked for beyond a bound is forgotten, and asked for again.
 #pragma once

@@ -34,6 +34,7 @@ class StateSourceTest : public testing::Test {
   void copy(std::uint64_t bytes) {
     ASSERT_EQ(exchange_.phase(), Phase::kCopying);
     exchange_.image().bytes = bytes;
+    exchange_.uses(bytes);
     exchange_.image().segments = 1;
     for (std::uint64_t i = 0; i < bytes; ++i) exchange_.memory().data()[i] = std::byte(i * 7 / 3);
     exchange_.pass(Phase::kCopied);

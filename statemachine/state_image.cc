@@ -1,6 +1,7 @@
 #include "statemachine/state_image.h"
 
 #include <cstring>
+#include <utility>
 
 #include "dataplane/defect.h"
 #include "dataplane/hash.h"
@@ -59,11 +60,22 @@ void StateCopier::step(std::uint64_t bytes) {
   }
 }
 
-/// Whatever is executed meanwhile may need some more, or less: that is touched as it is copied, or
-/// for nothing.
+std::uint64_t StateCopier::bytes_in_use() const {
+  std::uint64_t sum = 0;
+  for (std::uint32_t service = 0; service < parts_.count(); ++service) {
+    const SegmentStore* store = parts_.store(service);
+    if (store != nullptr) sum += std::uint64_t{store->count()} * store->segment_bytes();
+  }
+  return sum;
+}
+
+/// And as much more as the state has grown by since: it would never be done, if what is executed
+/// meanwhile added more than it touches.
 void StateCopier::touch(std::uint64_t bytes) {
   constexpr std::uint64_t kPageBytes = 4'096;
-  const std::uint64_t enough = touched_ + bytes;
+  const std::uint64_t before = std::exchange(in_use_, bytes_in_use());
+  const std::uint64_t grown = before != 0 && in_use_ > before ? in_use_ - before : 0;
+  const std::uint64_t enough = touched_ + bytes + grown;
   const SegmentStore* store = nullptr;
   SegmentId id{};
   while (touched_ < enough) {
@@ -74,6 +86,7 @@ void StateCopier::touch(std::uint64_t bytes) {
       const auto whole = padded(static_cast<std::uint32_t>(store->bytes(id).size()));
       expected_ = std::min(expected_ + sizeof(ImageSegment) + whole, exchange_.memory().size());
     } else {
+      exchange_.uses(touched_);
       return go_on(Pass::kCopy);
     }
   }
@@ -84,7 +97,10 @@ void StateCopier::copy(std::uint64_t bytes) {
   const SegmentStore* store = nullptr;
   SegmentId id{};
   while (exchange_.image().bytes < enough) {
-    if (!next(store, id)) return go_on(Pass::kHash);
+    if (!next(store, id)) {
+      exchange_.uses(exchange_.image().bytes);
+      return go_on(Pass::kHash);
+    }
     copy(*store, id);
   }
 }

@@ -60,6 +60,7 @@ class StateCopier {
 
  private:
   bool next(const SegmentStore*& store, SegmentId& id);
+  std::uint64_t bytes_in_use() const;
   void go_on(Pass pass);
   void touch(std::uint64_t bytes);
   void copy(std::uint64_t bytes);
@@ -73,6 +74,7 @@ class StateCopier {
   std::uint32_t segment_ = 0;
   std::uint64_t expected_ = 0;  // bytes that the copy will take, as far as they were counted
   std::uint64_t touched_ = 0;
+  std::uint64_t in_use_ = 0;  // by the state, when touch() was there last
   std::uint64_t hashed_ = 0;
 };
 

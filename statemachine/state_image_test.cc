@@ -2,6 +2,9 @@
 #include "statemachine/state_image.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <algorithm>
 
 #include <string>
 
@@ -60,9 +63,9 @@ struct State {
     table.record(admitted, CommandStatus::kOk, std::as_bytes(std::span{reply}), Instance{9});
     table.end_batch();
   }
-  void fill(int keys) {
+  void fill(int keys, const std::string& value = "value") {
     std::vector<std::string> bodies;
-    for (int i = 0; i < keys; ++i) bodies.push_back(put("key" + std::to_string(i), "value"));
+    for (int i = 0; i < keys; ++i) bodies.push_back(put("key" + std::to_string(i), value));
     for (const std::string& body : bodies) harness.run(kv, body);
   }
   std::uint64_t hash(bool recomputed = true) {
@@ -130,6 +133,25 @@ TEST_F(StateImageTest, InstalledStateHashesAndAnswersAsItsSource) {
   source_.fill(50);
   target.fill(50);
   EXPECT_EQ(target.hash(false), source_.hash());
+}
+
+TEST_F(StateImageTest, AllMemoryOfACopyIsGivenBackThoughTheStateShrankMeanwhile) {
+  source_.fill(20'000, std::string(1'000, 'v'));
+  exchange_.image() = {.instance = Instance{9}};
+  StateCopier copier(source_.parts, exchange_);
+  while (copier.pass() == StateCopier::Pass::kTouch) copier.step(64 * 1'024);
+  source_.kv.segments().clear();
+  ASSERT_TRUE(source_.kv.on_segments_installed().ok());
+  while (copier.pass() != StateCopier::Pass::kDone) copier.step(64 * 1'024);
+  const auto resident = [&] {
+    std::vector<unsigned char> pages(kImageBytes / 4'096);
+    EXPECT_EQ(mincore(exchange_.memory().data(), kImageBytes, pages.data()), 0);
+    return std::count_if(pages.begin(), pages.end(), [](unsigned char in) { return in & 1; });
+  };
+  EXPECT_GT(resident(), 5'000);
+  while (!exchange_.give_back()) {
+  }
+  EXPECT_EQ(resident(), 0);
 }
 
 TEST_F(StateImageTest, T9SessionsComeWithTheirWindowsFloorsAndRepliesKept) {

@@ -73,7 +73,7 @@ class Replica {
     options.sessions = {.sessions_max = 2'048, .segment_bytes = 1u << 18, .segments_max = 256};
     options.replies.replica = index;
     options.session_idle = kSecond;
-    options.touch_bytes_per_turn = 256u << 10;
+    options.touch_bytes_per_turn = 64u << 10;
     options.state_bytes_per_turn = 256u << 10;
     worker_ =
         std::make_unique<Worker>(options, std::vector<Service*>{nullptr, &kv_},

@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <random>
 #include <thread>
 
 #include "tools/bench/experiment.h"
@@ -349,7 +350,7 @@ Status Failover::draw_plot(const Series& series) const {
 }
 
 /// All kinds in turn, and each time a moment without a fault, so that whatever else the machine
-/// does is the same to all.
+/// does is the same to all; in a new order each time, for a fault may have after-effects.
 Status Failover::run(Report& report) {
   std::vector<std::unique_ptr<Series>> series;
   series.push_back(std::make_unique<Series>());
@@ -359,8 +360,12 @@ Status Failover::run(Report& report) {
     series.push_back(std::make_unique<Series>());
     series.back()->kind = &kind;
   }
+  std::vector<Series*> order;
+  for (auto& each : series) order.push_back(each.get());
+  std::mt19937 random(1);
   for (std::uint32_t number = 0; number < options_.faults; ++number) {
-    for (auto& each : series) {
+    std::shuffle(order.begin(), order.end(), random);
+    for (Series* each : order) {
       if (Status done = one_run(*each, number); !done) return done;
     }
   }
