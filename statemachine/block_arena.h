@@ -35,8 +35,10 @@ class BlockArena {
     return slice;
   }
 
-  /// Touches all blocks, before the first.
-  void touch() { pool_.touch(pool_.count(), pool_.bytes()); }
+  /// Touches the blocks that are used first, before the first is.
+  void touch(std::uint64_t bytes) {
+    pool_.touch(static_cast<std::uint32_t>(bytes / pool_.capacity()), bytes);
+  }
 
   const dataplane::Slice& block() const { return block_; }
   /// Counts blocks begun: names the present one.

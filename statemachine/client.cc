@@ -39,7 +39,9 @@ Client::Impl::Impl(const ClientOptions& options, const consensus::Configuration&
       transport_(transport),
       sink_(sink),
       configuration_(configuration),
-      arena_(static_cast<std::uint32_t>(options_.buffer_bytes / kBlockBytes), kBlockBytes),
+      arena_(
+          static_cast<std::uint32_t>((options_.buffer_bytes + options_.pinned_bytes) / kBlockBytes),
+          kBlockBytes),
       port_(transport, {options_.cluster, options_.ring, options_.node, options_.epoch},
             configuration_, options_.value_bytes_max),
       proposer_({.node = options_.node,

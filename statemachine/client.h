@@ -39,6 +39,8 @@ struct ClientOptions {
   std::uint64_t buffer_bytes = 128u << 20;     // for batches in flight; address space until used.
                                                // In-process transports hold sent batches by
                                                // reference until every node has let go of them
+  std::uint64_t pinned_bytes = 0;              // and more, for what nodes that do not run any more
+                                               // never let go of
   Nanos retransmit_after = 20 * kMillisecond;  // first; then adaptive (about twice the p99)
   Nanos deadline = 5 * kSecond;                // default for commands that set none
   Nanos keepalive = 20 * kSecond;              // a session without writes for so long is kept open

@@ -28,7 +28,7 @@ class Client::Impl {
                        std::span<std::byte>& body, Nanos deadline);
   dataplane::PollResult poll(Nanos now, std::uint32_t budget);
 
-  void touch_memory() { arena_.touch(); }
+  void touch_memory() { arena_.touch(options_.buffer_bytes); }
   std::uint32_t outstanding() const { return outstanding_; }
   const dataplane::Transport& transport() const { return transport_; }
   const dataplane::Counters<ClientCounter>& counters() const { return counters_; }

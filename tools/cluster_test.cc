@@ -112,6 +112,42 @@ TEST(EmbeddedCluster, ReplicaThatLostItsMemoryFetchesTheStateAndReplacesTheOther
   cluster.stop();
 }
 
+// What they hold of the values that clients sent, by reference, is lost to the clients.
+TEST(EmbeddedCluster, NodesThatStandStillHoldNobodyUpHoweverMuchIsSent) {
+  ClusterOptions options = on_every_cpu();
+  options.gated = true;
+  options.limits.window = 64;
+  options.limits.retain = 4'096;
+  auto made = Cluster::create(options);
+  ASSERT_TRUE(made) << made.error().message;
+  Cluster& cluster = *made.value();
+  statemachine::BlockingClient& client = cluster.make_blocking_client();
+  ASSERT_TRUE(cluster.start().ok());
+  const std::string keys = "abc";
+  const std::string value(15'000, 'v');
+  std::vector<std::span<const std::byte>> items;
+  for (const char& key : keys) {
+    items.push_back(std::as_bytes(std::span(&key, 1)));
+    items.push_back(std::as_bytes(std::span(value)));
+  }
+  const auto put = [&](int rounds) {
+    for (int i = 0; i < rounds; ++i) {
+      kv::KvRequest request{.op = kv::KvOp::kPutMany};
+      request.items = items;
+      std::vector<std::byte> body(kv::body_bytes(request));
+      kv::encode(request, body);
+      const auto reply = client.call(1, 0, body);
+      ASSERT_TRUE(reply) << reply.error().message;
+      ASSERT_EQ(reply->status, CommandStatus::kOk);
+    }
+  };
+  put(600);
+  cluster.gate("replica1").stop();
+  cluster.gate("acceptor3").stop();
+  put(4'000);
+  cluster.stop();
+}
+
 TEST(EmbeddedCluster, RefusesAnEvenNumberOfAcceptors) {
   ClusterOptions options = on_every_cpu();
   options.acceptors = 2;

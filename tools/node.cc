@@ -8,6 +8,7 @@
 
 #include "consensus/proposer.h"
 #include "dataplane/frame.h"
+#include "dataplane/local/local_transport.h"
 #include "dataplane/spsc_ring.h"
 #include "tools/log_file.h"
 #include "tools/proxy/proxy.h"
@@ -49,6 +50,20 @@ std::uint64_t retained_bytes(const Limits& limits) {
 }
 std::uint64_t undecided_bytes(const Limits& limits) {
   return std::uint64_t{limits.window} * limits.value_bytes;
+}
+
+/// What clients sent that stays in the hands of nodes of their own process that do not run any
+/// more, while the others go on: in those nodes themselves, and in the links to them.
+std::uint64_t pinned_bytes(const ClusterConfig& cluster) {
+  const Limits& limits = cluster.limits;
+  const std::uint64_t link =
+      std::uint64_t{dataplane::LocalOptions{}.link_depth} * limits.value_bytes;
+  // By its learner, and on their way from there to its worker.
+  const std::uint64_t learned = std::uint64_t{2} * learner_window(limits) * limits.value_bytes;
+  const std::uint32_t acceptors = cluster.count(NodeKind::kAcceptor);
+  const std::uint32_t dead_acceptors = acceptors - std::min(acceptors, acceptors / 2 + 1);
+  const std::uint32_t dead_replicas = cluster.count(NodeKind::kReplica) - 1;
+  return dead_acceptors * (retained_bytes(limits) + link) + dead_replicas * (learned + link);
 }
 
 /// Memory that full load takes is touched at start, if it is a small part of the machine's: else
@@ -327,6 +342,7 @@ statemachine::ClientOptions client_options(const ClusterConfig& cluster, consens
   if (cluster.transport == TransportKind::kLocal) {
     options.buffer_bytes = std::max(
         options.buffer_bytes, retained_bytes(cluster.limits) + 2 * undecided_bytes(cluster.limits));
+    options.pinned_bytes = pinned_bytes(cluster);
   }
   return options;
 }
