@@ -10,6 +10,8 @@ namespace {
 constexpr Nanos kInUse = 200 * kMillisecond;
 /// The worker stands still for copies in at most one part in so many of the time.
 constexpr std::int64_t kCopyShare = 20;
+/// As slow as no copy is: more says something of the host, or of a clock that jumped.
+constexpr Nanos kNanosPerByte = 4;
 constexpr std::uint32_t kChunksPerTurn = 16;
 /// What was not sent while nothing was asked for may be made up for, up to this.
 constexpr Nanos kAllowanceMax = 2 * kMillisecond;
@@ -131,7 +133,8 @@ void StateSource::tick(Nanos now, Effects& effects) {
     stage_ = Stage::kServing;
     used_at_ = now;
     const Nanos still = exchange_.stood_still();
-    next_copy_at_ = now + std::max(kCopyShare * still, now - begun_at_);
+    const Nanos most = kNanosPerByte * static_cast<Nanos>(exchange_.image().bytes);
+    next_copy_at_ = now + std::max(kCopyShare * std::min(still, most), now - begun_at_);
     pause_ns_.record(static_cast<std::uint64_t>(still));
   }
   if (stage_ == Stage::kServing) {

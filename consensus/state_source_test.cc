@@ -147,13 +147,24 @@ TEST_F(StateSourceTest, CopyIsGivenBackAfterAWhileWithoutRequests) {
 }
 
 TEST_F(StateSourceTest, AtMostATwentiethOfItsTimeGoesToCopying) {
-  make_copy(10, 3'000, 100 * kMillisecond);
-  now_ += kSecond;
+  make_copy(10, 8'000'000, 30 * kMillisecond);
+  now_ += 300 * kMillisecond;
+  EXPECT_EQ(ask(40, 50), StateOffer::kWait);  // nobody fetches the present one
   tick();
   ASSERT_EQ(exchange_.phase(), Phase::kIdle);
   EXPECT_EQ(ask(40, 50), StateOffer::kWait);
   EXPECT_FALSE(source_.wants_copy());
+  now_ += 300 * kMillisecond;
+  EXPECT_EQ(ask(40, 50), StateOffer::kWait);
+  EXPECT_TRUE(source_.wants_copy());
+}
+
+TEST_F(StateSourceTest, ClockThatJumpsDuringACopyDoesNotPutOffTheNextForLong) {
+  make_copy(10, 3'000, kSecond);
   now_ += kSecond;
+  tick();
+  ASSERT_EQ(exchange_.phase(), Phase::kIdle);
+  now_ += kMillisecond;
   EXPECT_EQ(ask(40, 50), StateOffer::kWait);
   EXPECT_TRUE(source_.wants_copy());
 }
