@@ -12,8 +12,10 @@
 //   slowest learner in the credit set. A slow learner slows; one that blocks the window without
 //   progress for some milliseconds leaves the set, and comes back when it is within half a window
 //   of the fastest.
-// - Whoever has left the set is still waited for before the acceptors forget what it needs, as long
-//   as it is heard of: only a learner that is silent for several times as long as it usually is,
+// - Whoever has left the set and moves again comes near, however much there is to do: proposals go
+//   on at nine tenths of its pace at most, until it is. If it stops, nobody waits for it to move.
+// - But it is still waited for before the acceptors forget what it needs, as long as it is heard
+//   of: only a learner that is silent for several times as long as it usually is,
 //   and at most for as long as coming back takes, or stands still for long, loses its place. It
 //   comes back by state transfer; lest that happen over and over to one that its host makes wait,
 //   it is waited for longer for some time afterwards. Nobody is given up unless another one, that

@@ -104,8 +104,8 @@ void Coordinator::trail(Learner& learner) {
   learner.reach = kUnbounded;
 }
 
-/// It moves. Proposals are never further ahead of it than they are now, and come nearer with every
-/// step that it takes.
+/// It moves. From now on proposals get half a window further ahead of it at most than they are,
+/// and less with every step that it takes.
 void Coordinator::pace(Learner& learner, std::uint64_t progress) {
   const std::uint64_t near = options_.learner_window / 2;
   const std::uint64_t ahead = next_ > learner.delivered_below ? next_ - learner.delivered_below : 0;

@@ -7,6 +7,7 @@
 //   later one: perhaps the acceptors still reach back to it.
 // - Execution stands still while the state is copied, so that takes at most a twentieth of a
 //   replica's time, however many ask; and half of it at most passes while it makes copies at all.
+//   A stall of the host in between is not counted: it would put the next copy off for long.
 // - What is sent is bounded for each turn and each millisecond, over all who ask: the order comes
 //   first. What is asked for beyond a bound is forgotten, and asked for again.
 #pragma once

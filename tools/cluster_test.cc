@@ -77,12 +77,17 @@ void expect_equal_states(Cluster& cluster) {
   }
 }
 
-TEST(EmbeddedCluster, ReplicaThatLostItsMemoryFetchesTheStateAndReplacesTheOtherOne) {
+/// Whose nodes can be made to fail.
+ClusterOptions gated(std::uint32_t retain) {
   ClusterOptions options = on_every_cpu();
   options.gated = true;
   options.limits.window = 64;
-  options.limits.retain = 1'024;
-  auto made = Cluster::create(options);
+  options.limits.retain = retain;
+  return options;
+}
+
+TEST(EmbeddedCluster, ReplicaThatLostItsMemoryFetchesTheStateAndReplacesTheOtherOne) {
+  auto made = Cluster::create(gated(1'024));
   ASSERT_TRUE(made) << made.error().message;
   Cluster& cluster = *made.value();
   statemachine::BlockingClient& client = cluster.make_blocking_client();
@@ -114,11 +119,7 @@ TEST(EmbeddedCluster, ReplicaThatLostItsMemoryFetchesTheStateAndReplacesTheOther
 
 // What they hold of the values that clients sent, by reference, is lost to the clients.
 TEST(EmbeddedCluster, NodesThatStandStillHoldNobodyUpHoweverMuchIsSent) {
-  ClusterOptions options = on_every_cpu();
-  options.gated = true;
-  options.limits.window = 64;
-  options.limits.retain = 4'096;
-  auto made = Cluster::create(options);
+  auto made = Cluster::create(gated(4'096));
   ASSERT_TRUE(made) << made.error().message;
   Cluster& cluster = *made.value();
   statemachine::BlockingClient& client = cluster.make_blocking_client();
