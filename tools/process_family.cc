@@ -72,15 +72,6 @@ void ProcessFamily::signal(const std::string& name, int signal) const {
   if (const pid_t running = pid(name); running > 0) kill(running, signal);
 }
 
-void ProcessFamily::kill_now(const std::string& name) {
-  for (Child& child : children_) {
-    if (child.name != name || !child.runs) continue;
-    kill(child.pid, SIGKILL);
-    waitpid(child.pid, nullptr, 0);
-    child.runs = false;
-  }
-}
-
 Status ProcessFamily::write_pids() const {
   std::ofstream file(directory_ + "/pids");
   for (const Child& child : children_) file << child.name << ' ' << child.pid << '\n';

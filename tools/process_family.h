@@ -36,8 +36,6 @@ class ProcessFamily {
   /// Of a name that runs; 0 if it does not.
   pid_t pid(const std::string& name) const;
   void signal(const std::string& name, int signal) const;
-  /// SIGKILL, and waits until it is gone.
-  void kill_now(const std::string& name);
   /// Notices children that have ended; the name of one that has just done so, or "".
   std::string reap();
   /// Ends everything: SIGTERM, and SIGKILL for what is left after 5 s. A node started again by hand

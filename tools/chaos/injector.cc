@@ -48,7 +48,7 @@ void Injector::note(Nanos now, const std::string& what) {
 }
 
 std::optional<Reading> Injector::read(const Node& node) const {
-  if (node.stopped) return std::nullopt;
+  if (node.stopped || node.dying) return std::nullopt;
   const pid_t pid = family_.pid(node.config->name);
   if (pid == 0) return std::nullopt;
   const auto reading = read_node(options_.directory, node.config->name);
@@ -56,14 +56,10 @@ std::optional<Reading> Injector::read(const Node& node) const {
 }
 
 void Injector::tick(Nanos now, bool inject) {
-  look_for_ends();
+  look_for_ends(now);
   for (Done& done : report_.faults) {
     if (done.over != 0 || now < done.begun + done.drawn.lasts) continue;
-    // Who finds its disk full needs time to start before it can say so.
-    const bool awaited = done.drawn.row->fault == Fault::kDiskFull && !may_end_.empty() &&
-                         family_.pid(may_end_) != 0 &&
-                         now < done.begun + done.drawn.lasts + kFullWithin;
-    if (!awaited) end(done, now);
+    if (!waits(done, now)) end(done, now);
   }
   if (now >= next_look_) {
     next_look_ = now + kLookEvery;
@@ -93,14 +89,14 @@ void Injector::begin(const Drawn& drawn, Nanos now) {
   Status done;
   switch (drawn.row->fault) {
     case Fault::kKill:
-      family_.kill_now(node.config->name);
+      kill(node);
       break;
     case Fault::kStop:
       family_.signal(node.config->name, SIGSTOP);
       node.stopped = true;
       break;
     case Fault::kDiskFull:
-      family_.kill_now(node.config->name);
+      kill(node);
       done = fill_disk(node);
       break;
     default:
@@ -114,7 +110,12 @@ void Injector::begin(const Drawn& drawn, Nanos now) {
   node.done = report_.faults.size() - 1;
 }
 
-/// Starts it with a log so large that its disk has no room for it.
+void Injector::kill(Node& node) {
+  family_.signal(node.config->name, SIGKILL);
+  node.dying = true;
+}
+
+/// It is to start again with a log so large that its disk has no room for it.
 Status Injector::fill_disk(Node& node) {
   disk_was_full_ = true;
   tools::Config larger = site_.config();
@@ -127,19 +128,26 @@ Status Injector::fill_disk(Node& node) {
   file.close();
   if (!file) return Error{node.file + ": cannot be written; is the disk full?"};
   may_end_ = node.config->name;
-  site_.restart(family_, *node.config, node.file);
   return {};
 }
 
-/// It must have said that there is no room, and ended.
-void Injector::look_at_full_disk(const Done& done) {
-  const std::string& name = nodes_[done.drawn.node].config->name;
-  may_end_.clear();
-  if (family_.pid(name) != 0) {
-    fail(name + " runs, though its disk has no room for its log");
-    family_.kill_now(name);
-    return;
+bool Injector::waits(const Done& done, Nanos now) {
+  const Fault fault = done.drawn.row->fault;
+  if (fault != Fault::kKill && fault != Fault::kDiskFull) return false;
+  Node& node = nodes_[done.drawn.node];
+  // Who finds its disk full needs time to start before it can say so.
+  const bool runs = !node.dying && family_.pid(node.config->name) != 0;
+  if (runs && now >= full_by_) {
+    fail(node.config->name + " runs, though its disk has no room for its log");
+    kill(node);
   }
+  return runs || node.dying;
+}
+
+/// It must have said that there is no room, and ended.
+void Injector::look_at_full_disk(const Node& node) {
+  const std::string& name = node.config->name;
+  may_end_.clear();
   const std::string told = tools::last_line(family_.log_path(name));
   if (told.find("make room") == std::string::npos) {
     fail(name + " found its disk full, and does not say so but: " + told);
@@ -154,7 +162,7 @@ void Injector::end(Done& done, Nanos now) {
   bool killed = false;
   switch (drawn.row->fault) {
     case Fault::kDiskFull:
-      look_at_full_disk(done);
+      look_at_full_disk(node);
       ended = small_->disk.resize(small_->log_mb + 2 * kGrowthMb);
       [[fallthrough]];
     case Fault::kKill:
@@ -180,11 +188,24 @@ void Injector::end(Done& done, Nanos now) {
   node.since = now;
 }
 
-void Injector::look_for_ends() {
+void Injector::look_for_ends(Nanos now) {
   for (std::string name; !(name = family_.reap()).empty();) {
-    if (name == may_end_) continue;
-    fail(name + " has ended by itself: " + tools::last_line(family_.log_path(name)));
+    const auto node =
+        std::ranges::find_if(nodes_, [&](const Node& each) { return each.config->name == name; });
+    if (node != nodes_.end() && node->dying) {
+      has_ended(*node, now);
+    } else if (name != may_end_) {
+      fail(name + " has ended by itself: " + tools::last_line(family_.log_path(name)));
+    }
   }
+}
+
+void Injector::has_ended(Node& node, Nanos now) {
+  node.dying = false;
+  note(now, node.config->name + " has ended");
+  if (node.config->name != may_end_) return;
+  site_.restart(family_, *node.config, node.file);
+  full_by_ = now + kFullWithin;
 }
 
 /// An acceptor accepts again, a replica has executed what another had when it was looked at first,

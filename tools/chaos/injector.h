@@ -46,6 +46,7 @@ class Injector {
     const tools::NodeConfig* config = nullptr;
     Health health = Health::kWhole;
     bool stopped = false;        // by SIGSTOP: its telemetry would not answer
+    bool dying = false;          // killed, and not gone yet: the kernel may take long over it
     bool starts_again = false;   // it is a new process: its counters begin at 0
     std::uint64_t baseline = 0;  // acceptors: accepted, replicas: to be executed, when over
     bool has_baseline = false;
@@ -56,10 +57,14 @@ class Injector {
   };
 
   void begin(const Drawn& drawn, Nanos now);
+  void kill(Node& node);
+  /// `done` has lasted for its time, and cannot end yet.
+  bool waits(const Done& done, Nanos now);
   void end(Done& done, Nanos now);
   Status fill_disk(Node& node);
-  void look_at_full_disk(const Done& done);
-  void look_for_ends();
+  void look_at_full_disk(const Node& node);
+  void look_for_ends(Nanos now);
+  void has_ended(Node& node, Nanos now);
   void look_for_returns(Nanos now);
   bool has_returned(Node& node, const Reading& reading);
   void count_elections();
@@ -76,7 +81,8 @@ class Injector {
   std::vector<Node> nodes_;
   bool network_faulty_ = false;
   bool disk_was_full_ = false;
-  std::string may_end_;  // who is expected to end by itself
+  std::string may_end_;  // who is expected to end by itself, as its disk is full,
+  Nanos full_by_ = 0;    // before then
   Nanos next_fault_ = 0;
   Nanos next_look_ = 0;
   Nanos next_count_ = 0;

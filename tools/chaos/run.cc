@@ -47,7 +47,7 @@ class Run {
   void compare_replicas(const Injector& injector);
   void judge();
   void prove();
-  /// Ticks until `done` or for `most`. True if it was the former. Notes stalls of its own waits.
+  /// Ticks until `done` or for `most`. True if it was the former. Notes when a tick came late.
   bool pass(Nanos most, const std::function<bool(Nanos)>& done);
   void fail(const std::string& what) { report_.failures.push_back(what); }
   bool over() const { return report_.interrupted || !report_.failures.empty(); }
@@ -115,11 +115,12 @@ Status Run::start_load() {
 }
 
 bool Run::pass(Nanos most, const std::function<bool(Nanos)>& done) {
-  const Nanos until = clock_.now() + most;
+  Nanos now = clock_.now();
+  const Nanos until = now + most;
   while (true) {
-    const Nanos before = clock_.now();
+    const Nanos before = now;
     if (signals_.wait(kTickMs)) report_.interrupted = true;
-    const Nanos now = clock_.now();
+    now = clock_.now();
     const Nanos late = now - before - kTickMs * kMillisecond;
     if (late >= kStallLeast) report_.stalls.push_back({before, late});
     if (done(now)) return true;
