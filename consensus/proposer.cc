@@ -13,8 +13,11 @@ constexpr Nanos kPatienceCeiling = 500 * kMillisecond;
 // Bounds the time between two attempts, unless replies take longer than this anyway: when a cluster
 // comes back after an outage of any length, it is found within a few of these.
 constexpr Nanos kBackoffMax = 250 * kMillisecond;
-// How long a replica that was late is not asked to reply; then one value tries it again.
-constexpr Nanos kSuspicion = 200 * kMillisecond;
+// How long a replica that was late is not asked to reply, and by how much longer when it is still
+// silent: one value tries it in between. At first for so many times what it may take.
+constexpr Nanos kSuspicionMax = 200 * kMillisecond;
+constexpr Nanos kSuspicionGrowth = 4;
+constexpr Nanos kSuspicionFirst = 8;
 // Timeouts in a row without a word from anybody before a single value goes on trying.
 constexpr std::uint32_t kSilentMax = 8;
 /// After so many without an answer of the target, others may name one of a lower ballot.
@@ -87,11 +90,14 @@ std::uint16_t Proposer::next_replier(Nanos now) {
   if (options_.client_server) return 0;
   for (std::uint32_t i = 0; i < count; ++i) {
     replier_ = replier_ + 1 == count ? 0 : replier_ + 1;
-    Nanos& suspected = suspected_until_[answerers_[replier_]];
-    if (suspected > now) continue;
+    const std::uint16_t replica = answerers_[replier_];
+    if (suspected_until_[replica] > now) continue;
     // One value finds out whether it answers again; the others go on avoiding it.
-    if (suspected != 0) suspected = now + kSuspicion;
-    return answerers_[replier_];
+    if (suspected_until_[replica] != 0) {
+      suspected_for_[replica] = std::min(kSuspicionGrowth * suspected_for_[replica], kSuspicionMax);
+      suspected_until_[replica] = now + suspected_for_[replica];
+    }
+    return replica;
   }
   replier_ = replier_ + 1 == count ? 0 : replier_ + 1;
   return answerers_[replier_];
@@ -143,11 +149,7 @@ void Proposer::send_submit(Outstanding& value, Nanos now, Effects& effects) {
 
 void Proposer::send_query(Outstanding& value, Nanos now, Effects& effects) {
   // In turn, starting after the one that should have replied; it is asked again as the last.
-  if (value.queries == 0 && !options_.client_server) {
-    Nanos& suspected = suspected_until_[value.replier];
-    if (suspected <= now) counters_[ProposerCounter::kSuspected].add();
-    suspected = now + kSuspicion;
-  }
+  if (value.queries == 0 && !options_.client_server) suspect(value.replier, now);
   ++value.queries;
   std::uint32_t asked = 0;
   if (!options_.client_server) {
@@ -158,6 +160,13 @@ void Proposer::send_query(Outstanding& value, Nanos now, Effects& effects) {
   send_fragments(configuration_.learners[asked].endpoint, MessageType::kQuery, Query{}, value,
                  effects);
   counters_[ProposerCounter::kQueries].add();
+}
+
+void Proposer::suspect(std::uint16_t replica, Nanos now) {
+  if (suspected_until_[replica] != 0) return;
+  counters_[ProposerCounter::kSuspected].add();
+  suspected_for_[replica] = std::min(kSuspicionFirst * overtaken_patience(), kSuspicionMax);
+  suspected_until_[replica] = now + suspected_for_[replica];
 }
 
 void Proposer::schedule(Outstanding& value, Nanos due) {
@@ -243,6 +252,10 @@ void Proposer::switch_target(std::uint32_t acceptor, Nanos now) {
 void Proposer::on_reply(std::uint64_t sequence, std::uint16_t replica) {
   if (replica < suspected_until_.size()) suspected_until_[replica] = 0;
   if (sequence < next_) received_below_ = std::max(received_below_, sequence + 1);
+  // One sent twice may have been answered the first time.
+  if (outstanding(sequence) && !at(sequence).repeated) {
+    answered_sent_ = std::max(answered_sent_, at(sequence).last_sent);
+  }
   on_heard();
 }
 
@@ -261,7 +274,7 @@ void Proposer::on_replied(std::uint64_t sequence, Nanos now) {
     // Those that were out together are late for one reason: that counts once, or a single stall
     // would make the client wait as long for whoever dies after it.
     const bool late = delay > reply_delay_.p99();
-    if (!late || slot.first_sent >= late_at_) {
+    if (slot.queries == 0 && (!late || slot.first_sent >= late_at_)) {
       reply_delay_.record(delay);
       if (late) late_at_ = now;
     }
@@ -296,7 +309,31 @@ Nanos Proposer::backoff(const Outstanding& value) const {
   return std::min(patience() << doubled, longest);
 }
 
+/// Values are ordered as they were sent. One whose reply has not come though one sent later was
+/// answered does not wait for the order, however slow that was lately, but for its replier: the
+/// idea of RACK (RFC 8985).
+bool Proposer::overtaken(const Outstanding& value) const {
+  return !options_.client_server && value.queries == 0 && !value.unsent &&
+         value.last_sent < answered_sent_;
+}
+
+/// A replica that is always behind is not dead: one of n takes at most n times the mean.
+Nanos Proposer::overtaken_patience() const {
+  return std::max(2 * reply_mean_ * static_cast<Nanos>(answerers_.size()), kPatienceFloor);
+}
+
+void Proposer::hasten_overtaken() {
+  for (hastened_ = std::max(hastened_, oldest_); hastened_ < next_; ++hastened_) {
+    Outstanding& slot = at(hastened_);
+    if (slot.unsent || slot.done) continue;
+    if (slot.last_sent >= answered_sent_) return;
+    if (!overtaken(slot)) continue;
+    schedule(slot, std::min(slot.due, slot.last_sent + overtaken_patience()));
+  }
+}
+
 Nanos Proposer::poll(Nanos now, Effects& effects) {
+  hasten_overtaken();
   if (now < next_due_) return next_due_;
   next_due_ = kNever;
   const bool resume = std::exchange(resume_, false);
@@ -325,6 +362,11 @@ Nanos Proposer::poll(Nanos now, Effects& effects) {
 }
 
 void Proposer::on_time_up(Outstanding& slot, Nanos now, Effects& effects) {
+  if (overtaken(slot)) {
+    counters_[ProposerCounter::kOvertaken].add();
+    send_query(slot, now, effects);
+    return schedule(slot, now + patience());
+  }
   const bool speaks = slot.value.id.sequence == speaker();
   // Nobody listens: as long as that is so, the others are not sent in vain.
   if (target_silent() && !speaks) return schedule(slot, now + kBackoffMax);
@@ -379,7 +421,7 @@ namespace annulus::dataplane {
 template <>
 const std::array<const char*, static_cast<std::size_t>(consensus::ProposerCounter::kCount)>
     CounterNames<consensus::ProposerCounter>::names = {
-        "proposed",      "replied", "abandoned", "retransmitted", "gap_resent",    "redirected",
-        "target_silent", "probes",  "queries",   "suspected",     "drop_ack_stale"};
+        "proposed",      "replied", "abandoned", "retransmitted", "gap_resent", "redirected",
+        "target_silent", "probes",  "queries",   "overtaken",     "suspected",  "drop_ack_stale"};
 
 }  // namespace annulus::dataplane

@@ -35,6 +35,7 @@ enum class ProposerCounter : std::uint8_t {
   kTargetSilent,   // nothing was heard for long: from then on one value goes on trying
   kProbes,         // other acceptors asked who coordinates
   kQueries,        // replicas asked for a late reply
+  kOvertaken,      // values asked for because later ones were answered
   kSuspected,      // replicas whose reply was late
   kDropAckStale,   // SubmitAck of another epoch, or not from whom we send to
   kCount,
@@ -64,7 +65,8 @@ class Proposer {
   /// What its configuration refers to has changed from `before`.
   void on_configuration(const Configuration& before, Nanos now);
 
-  /// Something of the value was answered by `replica`: it is alive, and the value was ordered.
+  /// Something of the value was answered by `replica`: it is alive, and the value was ordered, as
+  /// were those before it.
   void on_reply(std::uint64_t sequence, std::uint16_t replica);
 
   /// The value is answered in full.
@@ -118,7 +120,11 @@ class Proposer {
                       Effects& effects);
   void send_submit(Outstanding& value, Nanos now, Effects& effects);
   void send_query(Outstanding& value, Nanos now, Effects& effects);
+  void suspect(std::uint16_t replica, Nanos now);
   void on_time_up(Outstanding& value, Nanos now, Effects& effects);
+  bool overtaken(const Outstanding& value) const;
+  Nanos overtaken_patience() const;
+  void hasten_overtaken();
   std::uint64_t speaker() const;
   void probe(Outstanding& value, Effects& effects);
   /// Nothing was heard for long: one value tries, with probes, until somebody answers.
@@ -149,11 +155,14 @@ class Proposer {
   std::uint32_t unheard_ = 0;  // and since the target answered as the present ballot's coordinator
   bool resume_ = false;        // after silence something was heard: all is sent again
   std::uint32_t replier_ = 0;
-  std::array<Nanos, kLearnersMax> suspected_until_{};  // by learner
+  std::array<Nanos, kLearnersMax> suspected_until_{};  // by learner; 0: it is not
+  std::array<Nanos, kLearnersMax> suspected_for_{};    // each time, until it is tried
   std::vector<std::uint16_t> answerers_;  // learners that hold every partition concerned
   QuantileEstimate reply_delay_;
   Nanos reply_mean_;
-  Nanos late_at_ = 0;  // when a reply was last counted as late
+  Nanos late_at_ = 0;           // when a reply was last counted as late
+  Nanos answered_sent_ = 0;     // when the last of those answered was sent
+  std::uint64_t hastened_ = 1;  // all below were looked at for having been sent before that
   Nanos next_due_ = kNever;
   dataplane::Counters<ProposerCounter> counters_;
 };
