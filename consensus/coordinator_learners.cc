@@ -64,6 +64,8 @@ void Coordinator::on_learner_status(std::uint32_t learner, Instance delivered_be
   state.state = holds_state ? StateOf::kHeld : StateOf::kLacking;
   on_credit(learner, delivered_below, now);
   if (state.standing != Standing::kGone && holds_state) note_near(state);
+  // That this one lives may be what is waited for, to go on without another.
+  if (blocked_) schedule(now);
 }
 
 void Coordinator::note_heard(Learner& learner, Nanos now) {

@@ -18,6 +18,11 @@ constexpr Nanos kBackoffMax = 250 * kMillisecond;
 constexpr Nanos kSuspicionMax = 200 * kMillisecond;
 constexpr Nanos kSuspicionGrowth = 4;
 constexpr Nanos kSuspicionFirst = 8;
+// How often the time after which a value is overtaken is doubled because values take long, and when
+// that is undone, one doubling at a time.
+constexpr std::uint32_t kSlowValuesMax = 8;
+constexpr std::uint16_t kNobody = 0xffff;
+constexpr Nanos kSlowValuesFor = kSecond;
 // Timeouts in a row without a word from anybody before a single value goes on trying.
 constexpr std::uint32_t kSilentMax = 8;
 /// After so many without an answer of the target, others may name one of a lower ballot.
@@ -29,8 +34,8 @@ constexpr int kPatientTries = 8;
 /// For a value that finds out whether a late replica answers again. The window is held up by it,
 /// and after an outage `patience` is long: what is usual now is the measure, not what was late
 /// lately.
-Nanos trial_patience(Nanos patience, Nanos reply_mean) {
-  return std::min(patience, 2 * std::max(reply_mean, kPatienceFloor));
+Nanos trial_patience(Nanos patience, Nanos usual) {
+  return std::min(patience, 2 * std::max(usual, kPatienceFloor));
 }
 
 }  // namespace
@@ -99,8 +104,14 @@ std::uint16_t Proposer::next_replier(Nanos now) {
     }
     return replica;
   }
-  replier_ = replier_ + 1 == count ? 0 : replier_ + 1;
-  return answerers_[replier_];
+  return last_heard(kNobody);
+}
+
+std::uint16_t Proposer::last_heard(std::uint16_t but) const {
+  const auto heard = [&](std::uint16_t replica) {
+    return replica == but ? Nanos{-1} : heard_at_[replica];
+  };
+  return *std::ranges::max_element(answerers_, {}, heard);
 }
 
 void Proposer::propose(const Value& value, Slice bytes, std::uint16_t replier, Nanos now,
@@ -114,13 +125,15 @@ void Proposer::propose(const Value& value, Slice bytes, std::uint16_t replier, N
   slot.queries = 0;
   slot.timeouts = 0;
   slot.done = false;
+  slot.own_reply = false;
   slot.repeated = false;
   slot.unsent = false;
   ++next_;
   counters_[ProposerCounter::kProposed].add();
   send_submit(slot, now, effects);
   const bool trial = !options_.client_server && suspected_until_[replier] != 0;
-  schedule(slot, now + (trial ? trial_patience(patience(), reply_mean_) : patience()));
+  schedule(slot,
+           now + (trial ? trial_patience(patience(), reply_mean_ + lag_[replier]) : patience()));
 }
 
 template <typename M>
@@ -144,6 +157,7 @@ void Proposer::send_submit(Outstanding& value, Nanos now, Effects& effects) {
   message.oldest = oldest_;
   send_fragments(target_endpoint(), MessageType::kSubmit, message, value, effects);
   value.last_sent = now;
+  value.overtaken_at = kNever;
   value.unsent = false;
 }
 
@@ -154,9 +168,14 @@ void Proposer::send_query(Outstanding& value, Nanos now, Effects& effects) {
   std::uint32_t asked = 0;
   if (!options_.client_server) {
     const auto first = std::find(answerers_.begin(), answerers_.end(), value.replier);
-    const auto position = static_cast<std::size_t>(first - answerers_.begin());
-    asked = answerers_[(position + value.queries) % answerers_.size()];
+    const auto count = static_cast<std::uint32_t>(answerers_.size());
+    const auto turn = static_cast<std::uint32_t>(first - answerers_.begin()) + value.queries;
+    asked = answerers_[turn % count];
+    // The first query is to have an answer: those that are silent have their turn later.
+    if (value.queries == 1 && suspected_until_[asked] != 0) asked = last_heard(value.replier);
   }
+  value.asked = now;
+  value.answer_by = now + std::max(reply_mean_ + 2 * lag_[asked], kPatienceFloor / 2);
   send_fragments(configuration_.learners[asked].endpoint, MessageType::kQuery, Query{}, value,
                  effects);
   counters_[ProposerCounter::kQueries].add();
@@ -165,7 +184,7 @@ void Proposer::send_query(Outstanding& value, Nanos now, Effects& effects) {
 void Proposer::suspect(std::uint16_t replica, Nanos now) {
   if (suspected_until_[replica] != 0) return;
   counters_[ProposerCounter::kSuspected].add();
-  suspected_for_[replica] = std::min(kSuspicionFirst * overtaken_patience(), kSuspicionMax);
+  suspected_for_[replica] = std::min(kSuspicionFirst * overtaken_patience(replica), kSuspicionMax);
   suspected_until_[replica] = now + suspected_for_[replica];
 }
 
@@ -239,7 +258,7 @@ void Proposer::switch_target(std::uint32_t acceptor, Nanos now) {
   unheard_ = 0;
   limit_ = 0;
   // What another coordinator received is unknown to this one.
-  received_below_ = oldest_;
+  received_below_ = overtaken_below_ = hastened_ = oldest_;
   for (std::uint64_t sequence = oldest_; sequence < next_; ++sequence) {
     // Answered ones too: it orders without gaps, and starts from the oldest.
     Outstanding& slot = at(sequence);
@@ -249,14 +268,35 @@ void Proposer::switch_target(std::uint32_t acceptor, Nanos now) {
   }
 }
 
-void Proposer::on_reply(std::uint64_t sequence, std::uint16_t replica) {
-  if (replica < suspected_until_.size()) suspected_until_[replica] = 0;
-  if (sequence < next_) received_below_ = std::max(received_below_, sequence + 1);
+void Proposer::on_reply(std::uint64_t sequence, std::uint16_t replica, Nanos now) {
+  const bool known = sequence != 0 && sequence < next_ && next_ - sequence <= values_.size();
+  if (!known || replica >= suspected_until_.size()) return;
+  Outstanding& slot = at(sequence);
+  heard_at_[replica] = now;
+  if (replica == slot.replier) on_own_reply(slot, now);
+  if (slot.done) return;
+  suspected_until_[replica] = 0;
+  received_below_ = std::max(received_below_, sequence + 1);
   // One sent twice may have been answered the first time.
-  if (outstanding(sequence) && !at(sequence).repeated) {
-    answered_sent_ = std::max(answered_sent_, at(sequence).last_sent);
+  if (!slot.repeated && !options_.client_server) {
+    overtaken_below_ = std::max(overtaken_below_, sequence);
+    hasten_overtaken(now);
   }
   on_heard();
+}
+
+/// Of whoever was to reply; it may come after that of another, who was asked.
+void Proposer::on_own_reply(Outstanding& slot, Nanos now) {
+  if (std::exchange(slot.own_reply, true)) return;
+  Nanos& lag = lag_[slot.replier];
+  const bool overtaken = slot.overtaken_at != kNever;
+  if (overtaken || slot.queries == 0) lag += ((overtaken ? now - slot.overtaken_at : 0) - lag) / 16;
+  // Nor did another answer in the time that this usually takes: the value takes long.
+  const bool slow = !slot.done && slot.queries != 0 && now >= slot.answer_by;
+  if (!slow || slot.asked < std::max(slot.overtaken_at, slow_values_at_)) return;
+  counters_[ProposerCounter::kSlow].add();
+  slow_values_ = std::min(slow_values_ + 1, kSlowValuesMax);
+  slow_values_at_ = now;
 }
 
 void Proposer::on_replied(std::uint64_t sequence, Nanos now) {
@@ -274,7 +314,7 @@ void Proposer::on_replied(std::uint64_t sequence, Nanos now) {
     // Those that were out together are late for one reason: that counts once, or a single stall
     // would make the client wait as long for whoever dies after it.
     const bool late = delay > reply_delay_.p99();
-    if (slot.queries == 0 && (!late || slot.first_sent >= late_at_)) {
+    if (!late || slot.first_sent >= late_at_) {
       reply_delay_.record(delay);
       if (late) late_at_ = now;
     }
@@ -311,29 +351,28 @@ Nanos Proposer::backoff(const Outstanding& value) const {
 
 /// Values are ordered as they were sent. One whose reply has not come though one sent later was
 /// answered does not wait for the order, however slow that was lately, but for its replier: the
-/// idea of RACK (RFC 8985).
-bool Proposer::overtaken(const Outstanding& value) const {
-  return !options_.client_server && value.queries == 0 && !value.unsent &&
-         value.last_sent < answered_sent_;
+/// idea of RACK (RFC 8985). So long it is left in peace then: twice what it usually takes more than
+/// others, and more while values take long wherever they are executed, for whoever is asked for one
+/// executes it again.
+Nanos Proposer::overtaken_patience(std::uint16_t replier) const {
+  return std::max({2 * lag_[replier], reply_mean_, kPatienceFloor}) << slow_values_;
 }
 
-/// A replica that is always behind is not dead: one of n takes at most n times the mean.
-Nanos Proposer::overtaken_patience() const {
-  return std::max(2 * reply_mean_ * static_cast<Nanos>(answerers_.size()), kPatienceFloor);
-}
-
-void Proposer::hasten_overtaken() {
-  for (hastened_ = std::max(hastened_, oldest_); hastened_ < next_; ++hastened_) {
+void Proposer::hasten_overtaken(Nanos now) {
+  if (slow_values_ != 0 && now >= slow_values_at_ + kSlowValuesFor) {
+    --slow_values_;
+    slow_values_at_ = now;
+  }
+  for (hastened_ = std::max(hastened_, oldest_); hastened_ < overtaken_below_; ++hastened_) {
     Outstanding& slot = at(hastened_);
-    if (slot.unsent || slot.done) continue;
-    if (slot.last_sent >= answered_sent_) return;
-    if (!overtaken(slot)) continue;
-    schedule(slot, std::min(slot.due, slot.last_sent + overtaken_patience()));
+    if (slot.done) continue;
+    if (slot.unsent) return;
+    slot.overtaken_at = now;
+    if (slot.queries == 0) schedule(slot, now + overtaken_patience(slot.replier));
   }
 }
 
 Nanos Proposer::poll(Nanos now, Effects& effects) {
-  hasten_overtaken();
   if (now < next_due_) return next_due_;
   next_due_ = kNever;
   const bool resume = std::exchange(resume_, false);
@@ -362,11 +401,6 @@ Nanos Proposer::poll(Nanos now, Effects& effects) {
 }
 
 void Proposer::on_time_up(Outstanding& slot, Nanos now, Effects& effects) {
-  if (overtaken(slot)) {
-    counters_[ProposerCounter::kOvertaken].add();
-    send_query(slot, now, effects);
-    return schedule(slot, now + patience());
-  }
   const bool speaks = slot.value.id.sequence == speaker();
   // Nobody listens: as long as that is so, the others are not sent in vain.
   if (target_silent() && !speaks) return schedule(slot, now + kBackoffMax);
@@ -375,6 +409,15 @@ void Proposer::on_time_up(Outstanding& slot, Nanos now, Effects& effects) {
     send_submit(slot, now, effects);
     schedule(slot, now + backoff(slot));
     return;
+  }
+  const bool overtaken = slot.overtaken_at != kNever;
+  const Nanos again = overtaken ? overtaken_patience(slot.replier) : 0;
+  if (overtaken && slot.queries == 0) {
+    counters_[ProposerCounter::kOvertaken].add();
+    send_query(slot, now, effects);
+    // A coordinator that took over may have filled its place with nothing, though: it is tried
+    // like any then.
+    return schedule(slot, now + again);
   }
   const bool missing = !received(slot.value.id.sequence);
   // Repeating those behind the speaker as well would only add load. Every fourth time each is
@@ -393,7 +436,7 @@ void Proposer::on_time_up(Outstanding& slot, Nanos now, Effects& effects) {
     send_query(slot, now, effects);
   }
   ++slot.timeouts;
-  schedule(slot, now + backoff(slot));
+  schedule(slot, now + std::max(backoff(slot), again));
 }
 
 /// The coordinator may be dead. Another acceptor, each in turn, says who coordinates; if it does so
@@ -421,7 +464,8 @@ namespace annulus::dataplane {
 template <>
 const std::array<const char*, static_cast<std::size_t>(consensus::ProposerCounter::kCount)>
     CounterNames<consensus::ProposerCounter>::names = {
-        "proposed",      "replied", "abandoned", "retransmitted", "gap_resent", "redirected",
-        "target_silent", "probes",  "queries",   "overtaken",     "suspected",  "drop_ack_stale"};
+        "proposed",   "replied",       "abandoned",     "retransmitted", "gap_resent",
+        "redirected", "target_silent", "probes",        "queries",       "overtaken",
+        "slow",       "suspected",     "drop_ack_stale"};
 
 }  // namespace annulus::dataplane

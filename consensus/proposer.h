@@ -36,6 +36,7 @@ enum class ProposerCounter : std::uint8_t {
   kProbes,         // other acceptors asked who coordinates
   kQueries,        // replicas asked for a late reply
   kOvertaken,      // values asked for because later ones were answered
+  kSlow,           // values that took long: those asked for them were no sooner
   kSuspected,      // replicas whose reply was late
   kDropAckStale,   // SubmitAck of another epoch, or not from whom we send to
   kCount,
@@ -65,9 +66,9 @@ class Proposer {
   /// What its configuration refers to has changed from `before`.
   void on_configuration(const Configuration& before, Nanos now);
 
-  /// Something of the value was answered by `replica`: it is alive, and the value was ordered, as
-  /// were those before it.
-  void on_reply(std::uint64_t sequence, std::uint16_t replica);
+  /// Something of the value was answered by `replica`, perhaps once it was done: the replica is
+  /// alive, and the value was ordered, as were those before it.
+  void on_reply(std::uint64_t sequence, std::uint16_t replica, Nanos now);
 
   /// The value is answered in full.
   void on_replied(std::uint64_t sequence, Nanos now);
@@ -103,10 +104,14 @@ class Proposer {
     Nanos first_sent = 0;
     Nanos last_sent = 0;
     Nanos due = kNever;
+    Nanos overtaken_at = kNever;  // when it was seen that one sent later was answered
+    Nanos asked = 0;              // when a replica was last asked for the reply
+    Nanos answer_by = 0;          // when that one has usually answered
     std::uint16_t replier = 0;
     std::uint16_t queries = 0;
     std::uint16_t timeouts = 0;
-    bool done = true;  // answered or abandoned
+    bool done = true;        // answered or abandoned
+    bool own_reply = false;  // of the replier
     bool repeated = false;
     bool unsent = false;  // to the present target
   };
@@ -121,10 +126,12 @@ class Proposer {
   void send_submit(Outstanding& value, Nanos now, Effects& effects);
   void send_query(Outstanding& value, Nanos now, Effects& effects);
   void suspect(std::uint16_t replica, Nanos now);
+  /// Of those that can answer, `but` not if there is another.
+  std::uint16_t last_heard(std::uint16_t but) const;
   void on_time_up(Outstanding& value, Nanos now, Effects& effects);
-  bool overtaken(const Outstanding& value) const;
-  Nanos overtaken_patience() const;
-  void hasten_overtaken();
+  void on_own_reply(Outstanding& value, Nanos now);
+  Nanos overtaken_patience(std::uint16_t replier) const;
+  void hasten_overtaken(Nanos now);
   std::uint64_t speaker() const;
   void probe(Outstanding& value, Effects& effects);
   /// Nothing was heard for long: one value tries, with probes, until somebody answers.
@@ -157,12 +164,17 @@ class Proposer {
   std::uint32_t replier_ = 0;
   std::array<Nanos, kLearnersMax> suspected_until_{};  // by learner; 0: it is not
   std::array<Nanos, kLearnersMax> suspected_for_{};    // each time, until it is tried
+  std::array<Nanos, kLearnersMax> heard_at_{};
   std::vector<std::uint16_t> answerers_;  // learners that hold every partition concerned
   QuantileEstimate reply_delay_;
   Nanos reply_mean_;
-  Nanos late_at_ = 0;           // when a reply was last counted as late
-  Nanos answered_sent_ = 0;     // when the last of those answered was sent
-  std::uint64_t hastened_ = 1;  // all below were looked at for having been sent before that
+  std::array<Nanos, kLearnersMax>
+      lag_{};                          // by learner: for how long its values are overtaken, mean
+  Nanos late_at_ = 0;                  // when a reply was last counted as late
+  std::uint64_t overtaken_below_ = 0;  // replies have shown that all below were ordered
+  std::uint64_t hastened_ = 1;         // and all below are due as soon as that allows
+  std::uint32_t slow_values_ = 0;      // doublings of overtaken_patience()
+  Nanos slow_values_at_ = 0;           // when they changed
   Nanos next_due_ = kNever;
   dataplane::Counters<ProposerCounter> counters_;
 };

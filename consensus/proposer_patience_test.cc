@@ -179,7 +179,7 @@ TEST_F(ProposerTest, RepliersTakeTurnsAndALateOneIsAvoidedUntilItAnswers) {
   int tried = 0;
   for (int i = 0; i < 6; ++i) tried += proposer().next_replier(later) == 1;
   EXPECT_EQ(tried, 1);
-  proposer().on_reply(1, 1);
+  proposer().on_reply(1, 1, later);
   EXPECT_NE(proposer().next_replier(later), proposer().next_replier(later));
 }
 
@@ -214,124 +214,6 @@ TEST_F(ProposerTest, AReplicaTriedAgainIsNotWaitedForAsLongAsThoseThatWereLateIn
   effects_.clear();
   proposer().poll(now + trial, effects_);
   EXPECT_EQ(sent(), std::vector{query(1, sequence)});
-}
-
-/// Replies of 1/8 ms each from either replica, so that the mean is known.
-constexpr Nanos kUsual = kMillisecond / 8;
-
-class ProposerOvertakenTest : public ProposerTest {
- protected:
-  /// `values` in turn to all, each answered after `delay[replier]`, a new one every 1/8 ms.
-  void run(std::uint32_t values, const std::vector<Nanos>& delay) {
-    for (std::uint32_t i = 0; i < values; ++i) {
-      const auto replier = static_cast<std::uint16_t>(i % delay.size());
-      propose(now_, 64, replier);
-      due_.push_back({now_ + delay[replier], ++sequence_, replier});
-      now_ += kUsual;
-      std::erase_if(due_, [&](const Due& due) {
-        if (due.at > now_) return false;
-        if (proposer().outstanding(due.sequence)) replied(due.sequence, now_, due.replier);
-        return true;
-      });
-      proposer().poll(now_, effects_);
-      effects_.clear();
-    }
-  }
-  void begin() {
-    options_.window = 64;
-    start();
-    ack(0, 1, 100'000, 0);
-    run(200, {kUsual, kUsual});
-  }
-
-  struct Due {
-    Nanos at;
-    std::uint64_t sequence;
-    std::uint16_t replier;
-  };
-  Nanos now_ = 0;
-  std::uint64_t sequence_ = 0;
-  std::vector<Due> due_;
-};
-
-TEST_F(ProposerOvertakenTest, ValueIsAskedForSoonWhenLaterOnesAreAnswered) {
-  begin();
-  propose(now_, 64, 0);  // replica 0 has died, or its reply was lost
-  const std::uint64_t lost = ++sequence_;
-  const Nanos since = now_;
-  std::vector<Sent> asked;
-  while (asked.empty() && now_ < since + kFirst) {
-    propose(now_, 64, 1);
-    replied(++sequence_, now_ + kUsual, 1);
-    now_ += kUsual;
-    effects_.clear();
-    proposer().poll(now_, effects_);
-    asked = sent();
-  }
-  EXPECT_EQ(asked, std::vector{query(1, lost)});
-  EXPECT_EQ(count(ProposerCounter::kOvertaken), 1u);
-  EXPECT_LE(now_ - since, 2 * kMillisecond);
-  EXPECT_EQ(proposer().next_replier(now_), 1);
-  EXPECT_EQ(proposer().next_replier(now_), 1);
-  EXPECT_EQ(count(ProposerCounter::kProbes), 0u);
-}
-
-TEST_F(ProposerOvertakenTest, ReplicaThatStaysSilentIsTriedLessAndLessOften) {
-  begin();
-  std::vector<Nanos> tried;
-  for (const Nanos until = now_ + 2 * kSecond; now_ < until; now_ += kUsual) {
-    const std::uint16_t replier = proposer().next_replier(now_);
-    propose(now_, 64, replier);
-    ++sequence_;
-    if (replier == 0) tried.push_back(now_);
-    for (std::uint64_t s = sequence_ > 16 ? sequence_ - 16 : 1; s <= sequence_; ++s) {
-      // The other answers those that it is asked for as well.
-      const bool asked = proposer().outstanding(s) && proposer().queries(s) > 0;
-      if (asked || (s == sequence_ && replier == 1)) replied(s, now_ + kUsual, 1);
-    }
-    proposer().poll(now_ + kUsual, effects_);
-    effects_.clear();
-  }
-  // While it is found out, every other value goes to it.
-  ASSERT_FALSE(tried.empty());
-  const Nanos first = tried.front();
-  std::erase_if(tried, [&](Nanos at) { return at < first + kMillisecond; });
-  ASSERT_GE(tried.size(), 8u);
-  EXPECT_LE(tried.size(), 16u);
-  EXPECT_LE(tried[1] - tried[0], 32 * kMillisecond);
-  EXPECT_GE(tried.back() - tried[tried.size() - 2], 190 * kMillisecond);
-  proposer().on_reply(sequence_, 0);
-  EXPECT_NE(proposer().next_replier(now_), proposer().next_replier(now_));
-}
-
-TEST_F(ProposerOvertakenTest, ReplicaThatIsAlwaysBehindIsNotTakenForDead) {
-  configuration_.learners.push_back({NodeId{22}, learner(2), kAllPartitions});
-  configuration_.learners.push_back({NodeId{23}, learner(3), kAllPartitions});
-  begin();
-  const std::vector<Nanos> delay = {24 * kUsual, kUsual, kUsual, kUsual};
-  run(2'000, delay);  // it becomes slow: that may be taken for a death
-  const std::uint64_t asked = count(ProposerCounter::kQueries);
-  run(4'000, delay);
-  EXPECT_EQ(count(ProposerCounter::kQueries), asked);
-}
-
-TEST_F(ProposerOvertakenTest, ReplyToAValueSentTwiceTellsNothingOfThoseSentInBetween) {
-  begin();
-  propose(now_, 64, 0);
-  const std::uint64_t twice = ++sequence_;
-  propose(now_ + kMillisecond / 2, 64, 1);
-  ++sequence_;
-  now_ += kMillisecond * 3 / 4;
-  ack(0, twice, 100'000, now_);  // it lacks the first: it gets it again
-  ASSERT_EQ(sent().back().sequence, twice);
-  replied(twice, now_ + kUsual, 0);
-  now_ += kMillisecond / 2;
-  proposer().poll(now_, effects_);
-  EXPECT_EQ(count(ProposerCounter::kOvertaken), 0u);
-  propose(now_, 64, 0);
-  replied(++sequence_, now_ + kUsual, 0);
-  proposer().poll(now_ + kUsual, effects_);
-  EXPECT_EQ(count(ProposerCounter::kOvertaken), 1u);
 }
 
 }  // namespace

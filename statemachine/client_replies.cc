@@ -62,12 +62,14 @@ void Client::Impl::adopt(const Received& in, Nanos now) {
 void Client::Impl::on_reply(const Received& in, Nanos now) {
   const auto& message = consensus::message<consensus::Reply>(in.frame);
   const std::uint64_t sequence = message.value.sequence;
-  if (message.value.epoch != options_.epoch || message.value.proposer != raw(options_.node) ||
-      !proposer_.outstanding(sequence)) {
+  const bool own =
+      message.value.epoch == options_.epoch && message.value.proposer == raw(options_.node);
+  const bool awaited = own && proposer_.outstanding(sequence);
+  if (own) proposer_.on_reply(sequence, message.replica, now);
+  if (!awaited) {
     counters_[ClientCounter::kReplyDropUnknown].add();
     return;
   }
-  proposer_.on_reply(sequence, message.replica);
   if (message.fragment.count == 1) {
     take_stream(message, in.frame.payload.bytes(), now);
     return;

@@ -39,7 +39,7 @@ constexpr const char* kUsage =
     "  --shrink S        fewest faults with which a failing seed still fails in the same way, and\n"
     "                    a transcript of what then happens\n"
     "  --twice S         run a seed twice and compare the trace hashes\n"
-    "  --planted [NAME]  find each planted defect, or the one named, within 200 seeds\n"
+    "  --planted [NAME]  find each planted defect, or the one named, within 2,000 seeds\n"
     "  --replay-planted  run each planted defect with its recorded seed and with others like it;\n"
     "                    of N parts of the defects the I-th\n"
     "  --light SECONDS   so long of a five-node cluster with one client and no faults; tells how\n"
@@ -184,7 +184,7 @@ int run_sim(int argc, char** argv) {
       std::printf("%s", kUsage);
       return 0;
     }
-    if (option == "--planted") return find_planted(*value == '\0' ? nullptr : value, 200) ? 0 : 1;
+    if (option == "--planted") return find_planted(*value == '\0' ? nullptr : value, 2'000) ? 0 : 1;
     if (option == "--replay-planted") {
       std::uint64_t part = 1, parts = 1;
       if (!parse_part(value, part, parts)) {

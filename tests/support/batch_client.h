@@ -167,7 +167,7 @@ class BatchClient {
     const std::uint64_t sequence = message.value.sequence;
     if (message.value.epoch != epoch_ || !proposer_.outstanding(sequence)) return;
     CHECK(message.fragment.count == 1);  // batches are too short for more
-    proposer_.on_reply(sequence, message.replica);
+    proposer_.on_reply(sequence, message.replica, now);
     Batch& batch = batches_[sequence % kWindow];
     while (stream.size() >= sizeof(statemachine::ReplyEntry)) {
       const auto& entry = *reinterpret_cast<const statemachine::ReplyEntry*>(stream.data());

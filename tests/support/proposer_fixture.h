@@ -69,7 +69,7 @@ class ProposerTest : public ::testing::Test {
         effects_);
   }
   void replied(std::uint64_t sequence, Nanos now, std::uint16_t replica = 0) {
-    proposer().on_reply(sequence, replica);
+    proposer().on_reply(sequence, replica, now);
     proposer().on_replied(sequence, now);
   }
   /// Without what went to acceptors that are not taken for the coordinator: see probes_.

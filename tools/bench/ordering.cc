@@ -101,7 +101,7 @@ class Source final : public dataplane::Stage {
     if (in.type == MessageType::kReply) {
       const Reply& reply = message<Reply>(in.frame);
       const std::uint64_t sequence = reply.value.sequence;
-      proposer_.on_reply(sequence, reply.replica);
+      proposer_.on_reply(sequence, reply.replica, now);
       if (!proposer_.outstanding(sequence)) return;
       proposer_.on_replied(sequence, now);
       replied_.add();
