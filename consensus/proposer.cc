@@ -18,9 +18,10 @@ constexpr Nanos kBackoffMax = 250 * kMillisecond;
 constexpr Nanos kSuspicionMax = 200 * kMillisecond;
 constexpr Nanos kSuspicionGrowth = 4;
 constexpr Nanos kSuspicionFirst = 8;
-// How often the time after which a value is overtaken is doubled because values take long, and when
-// that is undone, one doubling at a time.
-constexpr std::uint32_t kSlowValuesMax = 8;
+// How often the time that an overtaken value waits is doubled because values take long, and when
+// that is undone, one doubling at a time. At most 16 ms: so long a dead replica goes unnoticed
+// then.
+constexpr std::uint32_t kSlowValuesMax = 5;
 constexpr std::uint16_t kNobody = 0xffff;
 constexpr Nanos kSlowValuesFor = kSecond;
 // Timeouts in a row without a word from anybody before a single value goes on trying.
@@ -290,7 +291,9 @@ void Proposer::on_own_reply(Outstanding& slot, Nanos now) {
   if (std::exchange(slot.own_reply, true)) return;
   Nanos& lag = lag_[slot.replier];
   const bool overtaken = slot.overtaken_at != kNever;
-  if (overtaken || slot.queries == 0) lag += ((overtaken ? now - slot.overtaken_at : 0) - lag) / 16;
+  // One that was away for long was not behind for so long.
+  const Nanos behind = overtaken ? std::min(now - slot.overtaken_at, patience()) : 0;
+  if (overtaken || slot.queries == 0) lag += (behind - lag) / 16;
   // Nor did another answer in the time that this usually takes: the value takes long.
   const bool slow = !slot.done && slot.queries != 0 && now >= slot.answer_by;
   if (!slow || slot.asked < std::max(slot.overtaken_at, slow_values_at_)) return;
@@ -355,7 +358,8 @@ Nanos Proposer::backoff(const Outstanding& value) const {
 /// others, and more while values take long wherever they are executed, for whoever is asked for one
 /// executes it again.
 Nanos Proposer::overtaken_patience(std::uint16_t replier) const {
-  return std::max({2 * lag_[replier], reply_mean_, kPatienceFloor}) << slow_values_;
+  const Nanos usual = std::max({2 * lag_[replier], reply_mean_, kPatienceFloor});
+  return std::min(usual, patience()) << slow_values_;
 }
 
 void Proposer::hasten_overtaken(Nanos now) {

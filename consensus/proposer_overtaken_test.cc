@@ -60,13 +60,20 @@ class ProposerOvertakenTest : public ProposerTest {
         propose(now_, 64, replier);
         if (lose_every_ == 0 || next() % lose_every_ != 0) execute(next() - 1, replier, slow_every);
       }
-      std::erase_if(due_, [&](const Due& due) { return due.at <= now_ && answer(due); });
-      proposer().poll(now_, effects_);
-      for (const Sent& each : sent()) {
-        if (each.type != MessageType::kQuery) continue;
-        queries_.push_back(each);
-        execute(each.sequence, static_cast<std::uint16_t>(each.to.port - 200), slow_every);
-      }
+      step(slow_every);
+    }
+  }
+  /// Likewise, but nothing is proposed.
+  void idle(Nanos time) {
+    for (const Nanos until = now_ + time; now_ < until; now_ += kUsual) step(0);
+  }
+  void step(std::uint64_t slow_every) {
+    std::erase_if(due_, [&](const Due& due) { return due.at <= now_ && answer(due); });
+    proposer().poll(now_, effects_);
+    for (const Sent& each : sent()) {
+      if (each.type != MessageType::kQuery) continue;
+      queries_.push_back(each);
+      execute(each.sequence, static_cast<std::uint16_t>(each.to.port - 200), slow_every);
     }
   }
   /// Until the first query for `sequence`, at most `most`. How long that took.
@@ -174,6 +181,23 @@ TEST_F(ProposerOvertakenTest, ReplicaThatComesToBeBehindGetsItsShareAgain) {
   run(kSecond);
   EXPECT_GE(asked_to_reply_[0], 3'900u);
   EXPECT_EQ(queries_.size(), queries);
+}
+
+TEST_F(ProposerOvertakenTest, ReplicaThatWasAwayIsNotWaitedForAsLongAfterwards) {
+  begin(2);
+  for (int i = 0; i < 8; ++i) {
+    takes_[0] = kSilent;
+    run(5 * kMillisecond);
+    idle(50 * kMillisecond);
+    now_ += 4 * kSecond;  // then it says what it was asked for
+    for (std::uint64_t s = next() - 60; s < next(); ++s) {
+      if (repliers_[s] == 0) proposer().on_reply(s, 0, now_);
+    }
+    takes_[0] = kUsual;
+    run(20 * kMillisecond);
+  }
+  takes_[0] = kSilent;
+  EXPECT_LE(until_asked(propose_to(0), kSecond), 2 * kMillisecond);
 }
 
 TEST_F(ProposerOvertakenTest, StallOfOneReplicaIsForgottenSoon) {
