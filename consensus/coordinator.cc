@@ -59,6 +59,7 @@ void Coordinator::resign() {
 void Coordinator::retire() {
   state_ = State::kIdle;
   deadline_ = kNever;
+  blocked_ = false;
   streams_.clear();
   wanted_.reset();
   for (Slot& place : slots_) place.bytes.reset();

@@ -222,6 +222,13 @@ TEST_F(TrailingLearnerTest, IsNotGivenUpBeforeAnotherIsHeardOfThatHasItsState) {
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
 }
 
+TEST_F(TrailingLearnerTest, KeepsNoCoordinatorAwakeThatHasResigned) {
+  fall_behind();
+  coordinator_->resign();
+  coordinator_->on_learner_status(0, at(next()), true, now_);
+  EXPECT_EQ(coordinator_->deadline(), kNever);
+}
+
 TEST_F(TrailingLearnerTest, IsGivenUpWhenItReportsButStandsStill) {
   fall_behind();
   for (int i = 0; i < 110; ++i) {
@@ -465,35 +472,6 @@ TEST_F(TrailingLearnerTest, DoesNotStandStillWhileItHasNothingToDeliver) {
   EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 0u);
   pass(3 * kMillisecond);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 1u);
-}
-
-TEST_F(CoordinatorTest, CreditComesInVotesAndOldCreditTakesNothingBack) {
-  CoordinatorOptions options;
-  options.learner_window = 16;
-  start(3, options);
-  elect();
-  const auto credit = [&](std::uint64_t below) {
-    coordinator_->on_phase2b(
-        frames_.phase2b(acceptor_id(1), coordinator_->ballot(), {}, {LearnerCredit{0u, below}}),
-        now_);
-  };
-  credit(1);
-  submit(1, 60);
-  turn();
-  vote_for(1, 16);
-  effects_.clear();
-  credit(9);
-  credit(3);
-  turn();
-  EXPECT_EQ(proposed().size(), 8u);
-}
-
-TEST_F(CoordinatorTest, CreditOfALearnerThatIsNotConfiguredIsIgnored) {
-  start(3);
-  elect();
-  coordinator_->on_credit(2, at(1), now_);
-  coordinator_->on_credit(kLearnersMax + 5, at(1), now_);
-  EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 0u);
 }
 
 }  // namespace

@@ -310,5 +310,34 @@ TEST_F(CoordinatorTest, LongValueIsProposedInFragmentsThatEachStandAlone) {
   EXPECT_EQ(bytes, content.value.bytes);
 }
 
+TEST_F(CoordinatorTest, CreditComesInVotesAndOldCreditTakesNothingBack) {
+  CoordinatorOptions options;
+  options.learner_window = 16;
+  start(3, options);
+  elect();
+  const auto credit = [&](std::uint64_t below) {
+    coordinator_->on_phase2b(
+        frames_.phase2b(acceptor_id(1), coordinator_->ballot(), {}, {LearnerCredit{0u, below}}),
+        now_);
+  };
+  credit(1);
+  submit(1, 60);
+  turn();
+  vote_for(1, 16);
+  effects_.clear();
+  credit(9);
+  credit(3);
+  turn();
+  EXPECT_EQ(proposed().size(), 8u);
+}
+
+TEST_F(CoordinatorTest, CreditOfALearnerThatIsNotConfiguredIsIgnored) {
+  start(3);
+  elect();
+  coordinator_->on_credit(2, at(1), now_);
+  coordinator_->on_credit(kLearnersMax + 5, at(1), now_);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 0u);
+}
+
 }  // namespace
 }  // namespace annulus::consensus

@@ -19,8 +19,7 @@ constexpr Nanos kSuspicionMax = 200 * kMillisecond;
 constexpr Nanos kSuspicionGrowth = 4;
 constexpr Nanos kSuspicionFirst = 8;
 // How often the time that an overtaken value waits is doubled because values take long, and when
-// that is undone, one doubling at a time. At most 16 ms: so long a dead replica goes unnoticed
-// then.
+// that is undone, one doubling at a time.
 constexpr std::uint32_t kSlowValuesMax = 5;
 constexpr std::uint16_t kNobody = 0xffff;
 constexpr Nanos kSlowValuesFor = kSecond;
@@ -317,11 +316,13 @@ void Proposer::on_replied(std::uint64_t sequence, Nanos now) {
     // Those that were out together are late for one reason: that counts once, or a single stall
     // would make the client wait as long for whoever dies after it.
     const bool late = delay > reply_delay_.p99();
-    if (!late || slot.first_sent >= late_at_) {
+    // What another replied when asked took as long as this client waited for the first.
+    const bool measured = slot.queries == 0 || slot.own_reply;
+    if (measured && (!late || slot.first_sent >= late_at_)) {
       reply_delay_.record(delay);
       if (late) late_at_ = now;
     }
-    reply_mean_ += (delay - reply_mean_) / 16;
+    if (measured) reply_mean_ += (delay - reply_mean_) / 16;
   }
   slot.done = true;
   slot.due = kNever;
@@ -359,7 +360,7 @@ Nanos Proposer::backoff(const Outstanding& value) const {
 /// executes it again.
 Nanos Proposer::overtaken_patience(std::uint16_t replier) const {
   const Nanos usual = std::max({2 * lag_[replier], reply_mean_, kPatienceFloor});
-  return std::min(usual, patience()) << slow_values_;
+  return std::min(usual << slow_values_, patience());
 }
 
 void Proposer::hasten_overtaken(Nanos now) {
@@ -372,7 +373,7 @@ void Proposer::hasten_overtaken(Nanos now) {
     if (slot.done) continue;
     if (slot.unsent) return;
     slot.overtaken_at = now;
-    if (slot.queries == 0) schedule(slot, now + overtaken_patience(slot.replier));
+    schedule(slot, std::min(slot.due, now + overtaken_patience(slot.replier)));
   }
 }
 
@@ -414,14 +415,13 @@ void Proposer::on_time_up(Outstanding& slot, Nanos now, Effects& effects) {
     schedule(slot, now + backoff(slot));
     return;
   }
-  const bool overtaken = slot.overtaken_at != kNever;
-  const Nanos again = overtaken ? overtaken_patience(slot.replier) : 0;
-  if (overtaken && slot.queries == 0) {
+  // A coordinator that took over may have filled its place with nothing, though: once it has waited
+  // for as long as any, it is tried again like any.
+  const Nanos usual = slot.last_sent + patience();
+  if (slot.overtaken_at != kNever && slot.queries == 0 && now < usual) {
     counters_[ProposerCounter::kOvertaken].add();
     send_query(slot, now, effects);
-    // A coordinator that took over may have filled its place with nothing, though: it is tried
-    // like any then.
-    return schedule(slot, now + again);
+    return schedule(slot, usual);
   }
   const bool missing = !received(slot.value.id.sequence);
   // Repeating those behind the speaker as well would only add load. Every fourth time each is
@@ -440,7 +440,7 @@ void Proposer::on_time_up(Outstanding& slot, Nanos now, Effects& effects) {
     send_query(slot, now, effects);
   }
   ++slot.timeouts;
-  schedule(slot, now + std::max(backoff(slot), again));
+  schedule(slot, now + backoff(slot));
 }
 
 /// The coordinator may be dead. Another acceptor, each in turn, says who coordinates; if it does so
