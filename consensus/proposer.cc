@@ -21,8 +21,8 @@ constexpr Nanos kSuspicionFirst = 8;
 // How often the time that an overtaken value waits is doubled because values take long, and when
 // that is undone, one doubling at a time.
 constexpr std::uint32_t kSlowValuesMax = 5;
-constexpr std::uint16_t kNobody = 0xffff;
 constexpr Nanos kSlowValuesFor = kSecond;
+constexpr std::uint16_t kNobody = 0xffff;  // no learner's index
 // Timeouts in a row without a word from anybody before a single value goes on trying.
 constexpr std::uint32_t kSilentMax = 8;
 /// After so many without an answer of the target, others may name one of a lower ballot.

@@ -67,7 +67,7 @@ class Proposer {
   void on_configuration(const Configuration& before, Nanos now);
 
   /// Something of the value was answered by `replica`, perhaps once it was done: the replica is
-  /// alive, and the value was ordered, as were those before it.
+  /// alive, and the value was ordered, as were those before it, unless a new coordinator lost them.
   void on_reply(std::uint64_t sequence, std::uint16_t replica, Nanos now);
 
   /// The value is answered in full.
@@ -168,13 +168,12 @@ class Proposer {
   std::vector<std::uint16_t> answerers_;  // learners that hold every partition concerned
   QuantileEstimate reply_delay_;
   Nanos reply_mean_;
-  std::array<Nanos, kLearnersMax>
-      lag_{};                          // by learner: for how long its values are overtaken, mean
-  Nanos late_at_ = 0;                  // when a reply was last counted as late
-  std::uint64_t overtaken_below_ = 0;  // replies have shown that all below were ordered
-  std::uint64_t hastened_ = 1;         // and all below are due as soon as that allows
-  std::uint32_t slow_values_ = 0;      // doublings of overtaken_patience()
-  Nanos slow_values_at_ = 0;           // when they changed
+  std::array<Nanos, kLearnersMax> lag_{};  // of its own replies behind later ones, mean
+  Nanos late_at_ = 0;                      // when a reply was last counted as late
+  std::uint64_t overtaken_below_ = 0;      // one sent later than all below was answered
+  std::uint64_t hastened_ = 1;             // and all below are due as soon as that allows
+  std::uint32_t slow_values_ = 0;          // doublings of overtaken_patience()
+  Nanos slow_values_at_ = 0;               // when they changed
   Nanos next_due_ = kNever;
   dataplane::Counters<ProposerCounter> counters_;
 };
