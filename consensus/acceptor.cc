@@ -195,7 +195,6 @@ bool Acceptor::take_fragment(Slot& place, Ballot ballot, const Value& value,
   place.ballot = ballot;
   place.route = route;
   place.pull_at = 0;
-  if (takes_part_with(in)) raise_promise(ballot, effects);
   accepted_now(place, now, effects);
   return true;
 }
@@ -417,7 +416,9 @@ void Acceptor::advance_chosen(Nanos now) {
     Slot& place = slot(chosen_below_);
     if (place.instance != chosen_below_ || place.ballot == kNoBallot) break;
     if (!place.chosen || place.configuration(configuration_) != nullptr) break;
-    place.bytes_through = chosen_bytes_ += place.held.value().bytes;
+    // (Changes of members are few, and are proposed past what bytes allow: see kept_for_changes().)
+    if (!place.held.value().membership()) chosen_bytes_ += place.held.value().bytes;
+    place.bytes_through = chosen_bytes_;
     ++chosen_below_;
   }
   shed();

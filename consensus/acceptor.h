@@ -184,9 +184,14 @@ class Acceptor {
   const Credit& credit(std::uint32_t learner) const { return credits_[learner]; }
 
   std::uint32_t retain() const { return options_.retain; }
+  /// Of `retain`, what commands leave to changes of members: so many acceptors can die and be
+  /// replaced while a replica is waited for that must not miss anything.
+  static constexpr std::uint32_t kChangesKept = 64;
   /// How far the order may grow while everything from `from` on stays in memory: further, once it
   /// has grown so far, if that took few bytes.
   Instance kept_until(Instance from) const;
+  /// And how far by changes of members alone, while commands wait.
+  Instance kept_for_changes(Instance from) const { return from + options_.retain; }
   Nanos ring_p99() const { return ring_delay_.p99(); }
   dataplane::Counters<AcceptorCounter>& counters() { return counters_; }
 

@@ -273,8 +273,26 @@ TEST_F(DurableAcceptorTest, RestoredAcceptorHoldsInMemoryWhatThereIsRoomFor) {
   start_durable(3, 1, recovered);
   EXPECT_EQ(acceptor_->accepted(at(5)).ballot, kNoBallot);  // it is read from the log
   for (std::uint64_t i = 6; i <= 12; ++i) EXPECT_EQ(acceptor_->accepted(at(i)).ballot, ballot(1));
-  EXPECT_EQ(acceptor_->kept_until(at(8)), at(8 + 1'024));
+  EXPECT_EQ(acceptor_->kept_until(at(8)), at(8 + 1'024 - Acceptor::kChangesKept));
   EXPECT_EQ(acceptor_->kept_until(at(7)), at(7));
+}
+
+// Else one that takes no part before it has it would never do so again.
+TEST_F(DurableAcceptorTest, WhatFindsItsPlaceTakenByAnUnwrittenOneIsAskedForAfterThat) {
+  start_durable(3, 1);
+  for (std::uint64_t i = 2; i <= 1'024; ++i) {
+    propose(at(i), frames_.content(i));
+    written(last_kept());
+    effects_.clear();
+  }
+  propose(at(1), frames_.content(1));
+  acceptor_->on_decided({ballot(1), at(1), at(1'026)}, now_);
+  pass(5 * kMillisecond);
+  EXPECT_TRUE(sent(effects_, MessageType::kPull).empty());
+  written(last_kept());
+  effects_.clear();
+  pass(5 * kMillisecond);
+  EXPECT_FALSE(sent(effects_, MessageType::kPull).empty());
 }
 
 TEST_F(DurableAcceptorTest, PromiseSaysThatItsAcceptorWasSettled) {

@@ -87,13 +87,15 @@ void Acceptor::on_value(const Received& in, Nanos now, Effects& effects) {
   if (place == nullptr) return;
   const Value value = from_wire(m.value);
   const bool chosen = m.chosen == 1;
-  const bool takes_part = takes_part_with(in);
+  const bool votes = !chosen && ballot >= promised_ && takes_part_with(in);
   if (place->ballot >= ballot) {
     // At a higher ballot only the decided value can have been proposed again.
     if (chosen && place->held.value() == value) place->chosen = true;
-  } else if (!place->chosen && ((ballot >= promised_ && takes_part) || chosen)) {
+  } else if (!place->chosen && (votes || chosen)) {
     // A pulled value stands for the Phase2A that was lost. One known to be decided may be stored
-    // whatever was promised, and by whom: no other value can be chosen there any more.
+    // whatever was promised, and by whom: no other value can be chosen there any more. It binds
+    // nobody: whoever sends it may have it from members of a later configuration.
+    if (votes) raise_promise(ballot, effects);
     const Route route = place->incoming_ballot == ballot ? place->route : default_route(ballot);
     take_fragment(*place, ballot, value, from_wire(m.fragment), in, route, now, effects);
     if (place->ballot == ballot && chosen) place->chosen = true;
@@ -172,7 +174,10 @@ void Acceptor::tick(Nanos now, Effects& effects) {
     }
     // Never heard of, yet later ones are: nobody will send it again by itself.
     Slot* place = slot(i).instance == i ? &slot(i) : admit(i);
-    if (place == nullptr) continue;
+    if (place == nullptr) {
+      schedule(now + kPullAgain);  // its place is taken by what is not durable yet
+      continue;
+    }
     repair(*place, i, now, effects);
     vote_if_late(*place, now, effects);
   }

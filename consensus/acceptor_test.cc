@@ -175,12 +175,12 @@ TEST_F(AcceptorTest, KeepsWhatFollowsUntilHalfOfTheBytesAreTaken) {
   start(3, 1);
   for (std::uint64_t i = 1; i <= 5; ++i) propose(at(i), frames_.content(i, 1'000));
   acceptor_->on_decided({ballot(1), at(1), at(6)}, now_);
-  EXPECT_EQ(acceptor_->kept_until(at(1)), at(1 + 1'024));
+  EXPECT_EQ(acceptor_->kept_until(at(1)), at(1 + 1'024 - Acceptor::kChangesKept));
   propose(at(6), frames_.content(6, 1'000), ballot(1), {ballot(1), at(1), at(6)});
   acceptor_->on_decided({ballot(1), at(1), at(7)}, now_);
   EXPECT_EQ(acceptor_->kept_until(at(1)), at(1));
-  EXPECT_EQ(acceptor_->kept_until(at(2)), at(2 + 1'024));
-  EXPECT_EQ(acceptor_->kept_until(at(7)), at(7 + 1'024));
+  EXPECT_EQ(acceptor_->kept_until(at(2)), at(2 + 1'024 - Acceptor::kChangesKept));
+  EXPECT_EQ(acceptor_->kept_until(at(7)), at(7 + 1'024 - Acceptor::kChangesKept));
 }
 
 // --- Voting
@@ -329,6 +329,20 @@ TEST_F(AcceptorTest, ChangeThatAnotherHasOvertakenIsPassedOver) {
     EXPECT_EQ(acceptor_->chosen_configuration() != nullptr, ahead == 1);
     EXPECT_EQ(acceptor_->chosen_below(), ahead == 1 ? at(1) : at(3));
   }
+}
+
+// They are proposed while a replica is waited for, past what bytes allow of commands.
+TEST_F(AcceptorTest, ChangesOfMembersTakeNothingOfTheBytesThatAreKept) {
+  retain_bytes_ = 10 * 1'000;
+  start(3, 1);
+  for (std::uint64_t i = 1; i <= 30; ++i) {
+    Content change = frames_.content(i, 1'000);
+    change.value.id = {kMembership, i, configuration_.epoch};  // overtaken by others
+    propose(at(i), change);
+  }
+  acceptor_->on_decided({ballot(1), at(1), at(31)}, now_);
+  EXPECT_EQ(acceptor_->trimmed_below(), at(1));
+  EXPECT_EQ(acceptor_->kept_until(at(1)), at(1 + 1'024) - Acceptor::kChangesKept);
 }
 
 TEST_F(AcceptorTest, ChosenValueIsNeverReplaced) {

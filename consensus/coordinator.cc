@@ -83,16 +83,15 @@ void Coordinator::propose_all(Nanos now, Effects& effects) {
       counters_[CoordinatorCounter::kWindowFull].add();
       break;
     }
-    if (!recovering && wanted_) {
-      if (!propose_change(now, effects)) break;
-      continue;
-    }
-    if (next_ >= credit) {
+    const bool change = !recovering && wanted_;
+    if (next_ >= (change ? change_below() : credit)) {
       counters_[CoordinatorCounter::kCreditBlocked].add();
       blocked = true;
       break;
     }
-    if (recovering) {
+    if (change) {
+      if (!propose_change(now, effects)) break;
+    } else if (recovering) {
       Recovered& place = recovered(next_);
       if (!propose(place.assembly.value(), place.assembly.bytes(), now, now, effects)) break;
       place = Recovered{};

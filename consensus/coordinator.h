@@ -23,7 +23,8 @@
 // - A missing vote is pulled from the ring predecessor first, then the proposal is repeated.
 // - A ring member whose votes stay out is left out of the route of later proposals.
 // - A change of members is a value; nothing is proposed past it before all up to it is decided, and
-//   Phase 1 is then run anew among the new members (membership.h).
+//   Phase 1 is then run anew among the new members (membership.h). It goes ahead of commands that
+//   wait for a learner, into what the acceptors keep for that, but outruns no learner either.
 // - It is never silent for longer than it said it would be (election.h), unless it resigns: when no
 //   majority answers, though it is perhaps heard. That an acceptor's log is full is an answer:
 //   mostly another coordinator would get no other, and each new ballot fills the logs that are not.
@@ -225,6 +226,8 @@ class Coordinator {
   void note_heard(Learner& learner, Nanos now);
   Instance credit_below(const Learner& learner) const;
   Instance credit_below() const;
+  Instance change_below() const;
+  bool waits_for(std::size_t learner) const;
   void await_learners(Nanos now);
   void await(Learner& learner, Nanos now);
   void trail(Learner& learner);

@@ -37,7 +37,10 @@ Instance Coordinator::credit_below(const Learner& learner) const {
   if (learner.standing == Standing::kTrailing && DEFECT(kTrailingOutrun)) {
     return Instance{~std::uint64_t{0}};
   }
-  const Instance kept = acceptor_.kept_until(learner.delivered_below);
+  // What was proposed before went no further than it was let, and takes no more room than it did.
+  const Instance kept = next_ < recovered_below_
+                            ? acceptor_.kept_for_changes(learner.delivered_below)
+                            : acceptor_.kept_until(learner.delivered_below);
   const bool trails = learner.standing == Standing::kTrailing;
   if (trails && learner.reach == kUnbounded) return kept;
   return std::min(kept,
@@ -45,13 +48,28 @@ Instance Coordinator::credit_below(const Learner& learner) const {
 }
 
 /// (One that is to be taken out holds nobody up any more.)
-Instance Coordinator::credit_below() const {
+bool Coordinator::waits_for(std::size_t learner) const {
   const bool goes =
       wanted_ && wanted_->kind == JoinKind::kReplica && wanted_->verb != ChangeVerb::kAdd;
+  return learners_[learner].standing != Standing::kGone &&
+         !(goes && configuration_.learners[learner].id == wanted_->member);
+}
+
+Instance Coordinator::credit_below() const {
   Instance below{~std::uint64_t{0}};
   for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
-    if (goes && configuration_.learners[i].id == wanted_->member) continue;
-    below = std::min(below, credit_below(learners_[i]));
+    if (waits_for(i)) below = std::min(below, credit_below(learners_[i]));
+  }
+  return below;
+}
+
+/// How far changes of members may go: past commands, for a replica that is waited for may need an
+/// acceptor replaced, but not past what that replica still needs.
+Instance Coordinator::change_below() const {
+  Instance below{~std::uint64_t{0}};
+  for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
+    if (!waits_for(i)) continue;
+    below = std::min(below, acceptor_.kept_for_changes(learners_[i].delivered_below));
   }
   return below;
 }

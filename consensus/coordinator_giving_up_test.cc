@@ -1,0 +1,257 @@
+// The coordinator's rules about learners: who is given up, and who may be taken out.
+#include <gtest/gtest.h>
+
+#include "tests/support/trailing_learner_fixture.h"
+
+namespace annulus::consensus {
+namespace {
+
+using namespace support;
+
+TEST_F(TrailingLearnerTest, IsGivenUpWhenSilentAndComesBackIfTheLogStillHasWhatItNeeds) {
+  fall_behind();
+  pass(150 * kMillisecond);
+  other_reports();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+  const std::uint64_t before = next();
+  feed(5);
+  EXPECT_EQ(next(), before + 5);
+  coordinator_->on_learner_status(1, at(kFirst + 20), true, now_);
+  feed(25);
+  EXPECT_EQ(next(), kFirst + 20 + kRetain);
+}
+
+// Who had the state may have died since it last said so.
+TEST_F(TrailingLearnerTest, IsNotGivenUpBeforeAnotherIsHeardOfThatHasItsState) {
+  fall_behind();
+  pass(190 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  coordinator_->on_learner_status(0, at(next()), true, now_);
+  turn();  // at once: nothing is proposed meanwhile
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsGivenUpWhenItReportsButStandsStill) {
+  fall_behind();
+  for (int i = 0; i < 110; ++i) {
+    alive();
+    coordinator_->on_learner_status(0, at(next()), true, now_);
+    pass(10 * kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsNotGivenUpForOneThatIsNotHeardOfItself) {
+  fall_behind();  // the other has delivered everything, and reports no more
+  for (int i = 0; i < 300; ++i) {
+    alive();
+    pass(10 * kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+}
+
+TEST_F(TrailingLearnerTest, IsNotGivenUpForOneThatIsStillFetchingItsState) {
+  be_usual();
+  others_hold_ = false;
+  exhaust_log();
+  for (int i = 0; i < 300; ++i) {
+    coordinator_->on_learner_status(0, at(next()), false, now_);
+    pass(10 * kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  coordinator_->on_learner_status(0, at(next()), true, now_);  // it has it
+  pass(20 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsWaitedForThoughThisCoordinatorNeverHeardOfIt) {
+  start(3);
+  elect();  // of an acceptor that has only just got its place
+  others_hold_ = false;
+  coordinator_->on_learner_status(0, at(1), false, now_);
+  for (std::uint64_t i = 0; i < 2 * kRetain; ++i) feed(1);
+  EXPECT_EQ(next(), 1 + kRetain);
+  for (int i = 0; i < 300; ++i) {
+    coordinator_->on_learner_status(0, at(next()), false, now_);
+    pass(10 * kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  pass_with_the_other(3);  // which has the state by now
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsGivenUpLateIfOthersOnlyExecuteItsPartitionsAmongThem) {
+  be_usual();
+  configuration_.learners[0].partitions = PartitionMask{3};
+  configuration_.learners[1].partitions = PartitionMask{2};  // which nobody else could give it
+  exhaust_log();
+  pass_with_the_other(60);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  pass_with_the_other(60);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsWaitedForIfItAloneExecutesAPartition) {
+  be_usual();
+  configuration_.learners[0].partitions = PartitionMask{1};
+  configuration_.learners[1].partitions = PartitionMask{3};
+  exhaust_log();
+  pass_with_the_other(300);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+}
+
+TEST_F(TrailingLearnerTest, IsGivenUpIfItLacksItsStateThoughNobodyHasOne) {
+  be_usual();
+  others_hold_ = false;
+  coordinator_->on_learner_status(1, at(next()), false, now_);
+  exhaust_log();
+  pass(20 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsNotTakenOutWhileNobodyElseHasItsState) {
+  be_usual();
+  const Change change = removal(1);
+  coordinator_->on_learner_status(0, at(next()), false, now_);
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kLastState);
+  coordinator_->on_learner_status(0, at(next()), true, now_);
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
+}
+
+TEST_F(TrailingLearnerTest, IsReplacedOnlyIfSomebodyCanGiveItsStateToTheNewOne) {
+  be_usual();
+  configuration_.learners[0].partitions = PartitionMask{3};
+  configuration_.learners[1].partitions = PartitionMask{2};
+  Change change = removal(1);
+  change.verb = ChangeVerb::kReplace;
+  change.comes = {kNoNode, {0x0a000099, 4'000}, 9};
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kLastState);
+  change.verb = ChangeVerb::kRemove;  // others execute its partitions
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
+}
+
+TEST_F(TrailingLearnerTest, HoldsNobodyUpOnceItIsToBeTakenOut) {
+  start(3);
+  elect();
+  coordinator_->on_learner_status(0, at(1), true, now_);
+  configuration_.learners[1].partitions = PartitionMask{4};  // of which nobody has ever heard
+  for (std::uint64_t i = 0; i < 2 * kRetain; ++i) feed(1);
+  pass(2 * kSecond);
+  EXPECT_EQ(next(), 1 + kRetain);
+  ASSERT_EQ(coordinator_->change(removal(1), now_), ChangeVerdict::kAllowed);
+  turn();
+  EXPECT_EQ(count(CoordinatorCounter::kMembersChanged), 1u);
+}
+
+TEST_F(TrailingLearnerTest, WhatIsKnownOfItsStateEndsWithTheTerm) {
+  be_usual();
+  coordinator_->resign();
+  elect();
+  const Change change = removal(0);
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kLastState);
+  alive();
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
+}
+
+TEST_F(TrailingLearnerTest, IsTakenOutIfItHasNotBeenHeardOfForLong) {
+  be_usual();
+  coordinator_->on_learner_status(0, at(next()), false, now_);
+  pass(1'100 * kMillisecond);
+  EXPECT_EQ(coordinator_->change(removal(1), now_), ChangeVerdict::kAllowed);
+}
+
+TEST_F(TrailingLearnerTest, AbsenceOfTheCoordinatorItselfIsNobodysSilence) {
+  fall_behind();
+  alive();
+  now_ += 200 * kMillisecond;  // not polled
+  turn();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  pass(150 * kMillisecond);
+  other_reports();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsGivenUpOnceSilentForSeveralTimesAsLongAsUsual) {
+  be_usual();
+  exhaust_log();
+  pass(5 * kMillisecond);
+  other_reports();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  pass(5 * kMillisecond);
+  other_reports();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsWaitedForAPartOfWhatComingBackTakesAtMost) {
+  be_usual();
+  feed(1);
+  pass(150 * kMillisecond);
+  coordinator_->on_learner_status(1, at(next()), true, now_);  // it was silent, and is not given up
+  exhaust_log();
+  pass(10 * kMillisecond);
+  other_reports();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  pass(10 * kMillisecond);
+  other_reports();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+TEST_F(TrailingLearnerTest, IsSparedForAWhileOnceItHadToFetchItsState) {
+  be_usual();
+  exhaust_log();
+  pass(20 * kMillisecond);
+  other_reports();
+  ASSERT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+  feed(2 * kRetain);
+  coordinator_->on_learner_status(1, at(next()), false, now_);  // lives again, and fetches
+  pass(50 * kMillisecond);
+  coordinator_->on_learner_status(1, at(next()), true, now_);
+  exhaust_log();
+  pass_with_the_other(10);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+  pass_with_the_other(10);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 2u);
+}
+
+TEST_F(TrailingLearnerTest, IsNotGivenUpIfNobodyElseWhoLivesHasItsState) {
+  be_usual();
+  others_report_ = false;
+  for (int i = 0; i < 5'000; ++i) {
+    feed(1);
+    pass(100 * kMicrosecond);
+  }
+  const std::uint64_t stopped = next();
+  pass(3 * kSecond);
+  feed(1);
+  EXPECT_EQ(next(), stopped);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  coordinator_->on_learner_status(0, at(next()), true, now_);
+  pass(5 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+  feed(1);
+  EXPECT_GT(next(), stopped);
+}
+
+// Votes count as late after two milliseconds, so that eight times as long passes for a stall.
+TEST_F(TrailingLearnerTest, LeavesTheSetSoonThoughVotesAreLateButIsNotGivenUpSoon) {
+  retain_bytes_ = 2 * 100 * 50;  // of values of 100 bytes
+  begin();
+  feed(30);
+  EXPECT_EQ(next(), kFirst + 16);
+  pass(8 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 0u);
+  pass(4 * kMillisecond);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 1u);
+  feed(60);
+  EXPECT_GE(next(), kFirst + 50);
+  EXPECT_LE(next(), kFirst + 52);
+  other_reports();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersAwaited), 0u);
+  pass(5 * kMillisecond);
+  other_reports();
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
+}  // namespace
+}  // namespace annulus::consensus

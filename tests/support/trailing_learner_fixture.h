@@ -1,0 +1,124 @@
+// One learner stands still while another one follows: what the coordinator does about it.
+#pragma once
+
+#include "tests/support/coordinator_fixture.h"
+
+namespace annulus::support {
+
+// The learner that stopped lost its place in the set; what it lacks must not be lost to it as well.
+class TrailingLearnerTest : public CoordinatorTest {
+ protected:
+  // Of what the acceptors keep, what commands use.
+  static constexpr std::uint64_t kRetain = 1'024 - Acceptor::kChangesKept;
+  static constexpr std::uint64_t kFirst = 9;  // what the learner has delivered up to
+
+  void begin() {
+    CoordinatorOptions options;
+    options.learner_window = 16;
+    start(3, options);
+    elect();
+    coordinator_->on_learner_status(0, at(1), true, now_);
+    coordinator_->on_learner_status(1, at(kFirst), true, now_);
+  }
+  /// One learner stands still, the other follows, until nothing is proposed any more.
+  void fall_behind() {
+    begin();
+    for (int i = 0; i < 3'000 && next() < kFirst + kRetain; ++i) {
+      const std::uint64_t before = next();
+      feed(1);
+      if (next() != before) continue;
+      alive();
+      pass(25 * kMillisecond);  // as long as it takes to leave the set
+      alive();
+      ASSERT_EQ(count(CoordinatorCounter::kLearnersLeft), 1u);
+    }
+    feed(5);
+    EXPECT_EQ(next(), kFirst + kRetain);
+  }
+  std::uint64_t next() const { return raw(coordinator_->next_instance()); }
+  /// Values come, are decided, and delivered by the other learner.
+  void feed(int values) {
+    for (int i = 0; i < values; ++i) {
+      submit(frames_.content(++sequence_));
+      turn();
+      const std::uint64_t undecided = raw(coordinator_->decided_below());
+      if (next() > undecided) vote_for(undecided, next() - 1);
+      if (others_report_) coordinator_->on_learner_status(0, at(next()), others_hold_, now_);
+      effects_.clear();
+    }
+  }
+  Change removal(std::uint32_t learner) const {
+    return {.operation = 7,
+            .verb = ChangeVerb::kRemove,
+            .kind = JoinKind::kReplica,
+            .member = configuration_.learners[learner].id,
+            .comes = {}};
+  }
+  void alive() { coordinator_->on_learner_status(1, at(kFirst), true, now_); }
+  /// Both learners follow, and report in every 2 ms, until nothing else is remembered of them.
+  void be_usual() {
+    CoordinatorOptions options;
+    options.learner_window = 16;
+    start(3, options);
+    elect();
+    for (int i = 0; i < 5'000; ++i) {
+      feed(1);
+      coordinator_->on_learner_status(1, at(next()), true, now_);
+      pass(2 * kMillisecond);
+    }
+  }
+  /// One learner falls silent, until nothing is proposed any more.
+  void exhaust_log() {
+    const std::uint64_t below = next() + kRetain;
+    for (int i = 0; i < 5'000 && next() < below; ++i) {
+      const std::uint64_t before = next();
+      feed(1);
+      if (next() == before) pass(100 * kMicrosecond);
+    }
+    feed(5);
+    EXPECT_EQ(next(), below);
+  }
+
+  /// The other one lives, and has its state.
+  void other_reports() {
+    coordinator_->on_learner_status(0, at(next()), true, now_);
+    pass(kMillisecond);
+  }
+  /// Tens of milliseconds in which the other learner reports.
+  void pass_with_the_other(int tens) {
+    for (int i = 0; i < tens; ++i) {
+      coordinator_->on_learner_status(0, at(next()), true, now_);
+      pass(10 * kMillisecond);
+    }
+  }
+
+  /// One acceptor dies and is replaced, if that may be proposed; false otherwise.
+  bool replace_acceptor() {
+    const Change change{.operation = ++operation_,
+                        .verb = ChangeVerb::kReplace,
+                        .kind = JoinKind::kAcceptor,
+                        .member = configuration_.acceptors[2].id,
+                        .comes = {kNoNode, configuration_.acceptors[2].endpoint, operation_}};
+    EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
+    const Instance instance = coordinator_->next_instance();
+    turn();
+    effects_.clear();
+    if (coordinator_->next_instance() == instance) return false;
+    vote_for(raw(instance), raw(instance));
+    const Configuration before = configuration_;
+    configuration_ = decode(acceptor_->chosen_configuration()->bytes(), before);
+    acceptor_->on_configuration(before, 0, now_);
+    coordinator_->on_configuration(before, 0, now_, effects_);
+    promise(1, {});
+    EXPECT_TRUE(coordinator_->active());
+    effects_.clear();
+    return true;
+  }
+
+  std::uint64_t sequence_ = 0;
+  std::uint64_t operation_ = 100;
+  bool others_report_ = true;
+  bool others_hold_ = true;
+};
+
+}  // namespace annulus::support
