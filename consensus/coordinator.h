@@ -11,7 +11,7 @@
 // - At most `window` instances are undecided, and none is more than `learner_window` past the
 //   slowest learner in the credit set. A slow learner slows; one that blocks the window without
 //   progress for some milliseconds leaves the set, and comes back when it is within half a window
-//   of the fastest.
+//   of the fastest. One that is further back when a term begins is not in it.
 // - Whoever has left the set and moves again comes near, however much there is to do: proposals go
 //   on at nine tenths of its pace at most, until it is. If it stops, nobody waits for it to move.
 // - But it is still waited for before the acceptors forget what it needs, as long as it is heard

@@ -277,5 +277,29 @@ TEST_F(DurableCoordinatorTest, WhoDidNotKnowIsAskedAgain) {
   EXPECT_TRUE(coordinator_->active());
 }
 
+// It executes all that was ever decided again, which takes as long as that is: whoever coordinated
+// before did not wait for it either.
+TEST_F(DurableCoordinatorTest, NewTermWaitsForNoReplicaThatStartsFromNothing) {
+  start_durable(3);
+  coordinator_->start(now_, effects_);
+  written(1);
+  promise(1, {});
+  for (std::uint32_t i = 0; i < 2; ++i) coordinator_->on_learner_status(i, at(1), true, now_);
+  coordinator_->resign();
+  const Instance next = at(5'001);
+  acceptor_->on_trimmed({raw(next)}, now_);  // it was given what others decided meanwhile
+  coordinator_->start(now_, effects_);
+  written(2);
+  promise(1, {}, next);
+  ASSERT_TRUE(coordinator_->active());
+  coordinator_->on_learner_status(0, next, true, now_);
+  submit(1, 1);
+  for (std::uint64_t i = 1; i <= 5; ++i) {
+    coordinator_->on_learner_status(1, at(100 * i), true, now_);
+    pass(kMillisecond);
+  }
+  EXPECT_EQ(coordinator_->next_instance(), next + 1);
+}
+
 }  // namespace
 }  // namespace annulus::consensus

@@ -160,14 +160,22 @@ void Coordinator::note_debtors(Nanos now) {
 }
 
 /// A new term: what was heard of them in an earlier one, or not, says nothing of whether they live
-/// and have their state. One that this node never heard of may be the last that has it.
+/// and have their state, and little of how far they are. One that this node never heard of may be
+/// the last that has its state; with logs nobody is, and one that started again may have all there
+/// ever was to execute first.
 void Coordinator::greet_learners(Nanos now) {
   for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
     Learner& learner = learners_[i];
     learner.progressed = learner.heard = attention_.awake(now);
     learner.given_up = false;
     learner.state = StateOf::kUnknown;
-    if (acceptor_.keeps_all() || configuration_.learners[i].id == kNoNode) continue;
+    const bool near = learner.delivered_below + options_.learner_window >= next_;
+    if (learner.standing == Standing::kInSet && !near) trail(learner);
+    if (acceptor_.keeps_all()) {
+      if (acceptor_.kept_until(learner.delivered_below) <= next_) learner.standing = Standing::kGone;
+      continue;
+    }
+    if (configuration_.learners[i].id == kNoNode) continue;
     if (!learner.known) learner.delivered_below = acceptor_.trimmed_below();
     const bool lost = learner.delivered_below < acceptor_.trimmed_below();
     if (learner.standing == Standing::kGone && !lost) trail(learner);

@@ -106,6 +106,25 @@ TEST_F(TrailingLearnerTest, HoldsUpNothingThatIsProposedAgain) {
   EXPECT_GT(next(), 1u);
 }
 
+// Else a new coordinator would stand still for as long as coming near takes.
+TEST_F(TrailingLearnerTest, IsNotInTheSetIfItIsFarBackWhenATermBegins) {
+  begin();
+  coordinator_->resign();
+  const Instance next = at(500);
+  acceptor_->on_trimmed({kFirst}, now_);
+  acceptor_->on_decided({ballot(9), at(1), next}, now_);
+  coordinator_->start(now_, effects_);
+  promise(1, {}, next);
+  ASSERT_TRUE(coordinator_->active());
+  coordinator_->on_learner_status(0, next, true, now_);
+  coordinator_->on_learner_status(1, at(kFirst + 1), true, now_);
+  submit(1, 1);
+  pass(kMillisecond);
+  EXPECT_EQ(coordinator_->next_instance(), next + 1);
+  coordinator_->on_learner_status(1, next, true, now_);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 4u);
+}
+
 // As much as there is to do: it would stay a log behind for ever.
 TEST_F(TrailingLearnerTest, ComesNearOnceItMovesAtTheCostOfATenth) {
   fall_behind();
