@@ -28,6 +28,7 @@ void Acceptor::raise_promise(Ballot ballot, Effects& effects) {
   if (ballot <= promised_) return;
   flush_votes(effects);  // cast before, and told of by the promise: they must not seem to follow it
   promised_ = ballot;
+  credits_changed_ = true;  // of learners that its coordinator may never have heard of
   if (!options_.durable || DEFECT(kPromiseNotKept)) return;
   promise_number_ = ++number_;
   // Whoever has taken part must not come back as one that may not, yet.
@@ -129,7 +130,9 @@ void Acceptor::on_phase2a(const Received& in, Nanos now, Effects& effects) {
   Slot* place = admit(instance);
   if (place != nullptr && gap) schedule(now + kPullFirst);
   if (place != nullptr) {
-    if (place->ballot == ballot) {
+    if (place->chosen && place->ballot > ballot) {
+      counters_[AcceptorCounter::kPhase2ADuplicate].add();  // decided, and held at a later ballot
+    } else if (place->ballot == ballot) {
       counters_[AcceptorCounter::kPhase2ADuplicate].add();
       if (m.fragment.index == 0 && vote_durable(*place)) {
         vote(*place, just(self_), route.coordinator(), effects);
@@ -241,6 +244,7 @@ bool Acceptor::accept(Instance instance, Ballot ballot, const Value& value, cons
     counters_[AcceptorCounter::kDropMismatch].add();
     return false;
   }
+  if (place->chosen && place->ballot > ballot) return true;
   place->held.set(value, bytes);
   place->ballot = ballot;
   place->route = route;
@@ -302,6 +306,8 @@ void Acceptor::take_votes(const Phase2BEntry& entry, Ballot ballot, std::uint32_
     counters_[AcceptorCounter::kVotesParked].add();
     if (place->pull_at == 0) place->pull_at = now + kPullFirst;
     schedule(place->pull_at);
+  } else if (place->ballot != promised_) {
+    return;  // a decided value, kept but not voted for
   } else if (!vote_durable(*place) && !DEFECT(kVoteBeforeWrite)) {
     return;  // on_durable() forwards them
   } else if (const auto successor = place->route.successor(self_)) {
@@ -357,7 +363,7 @@ void Acceptor::flush_votes(Effects& effects) {
 void Acceptor::flush(Effects& effects) {
   flush_votes(effects);
   // Credits travel with votes; but a coordinator that waits for credit proposes nothing to vote on.
-  if (!credits_changed_ || promised_ == kNoBallot) return;
+  if (!credits_changed_ || promised_ == kNoBallot || !promise_durable()) return;
   credits_changed_ = false;
   const auto coordinator = configuration_.acceptor_index(coordinator_of(promised_));
   if (!coordinator || *coordinator == self_) return;
@@ -416,9 +422,7 @@ void Acceptor::advance_chosen(Nanos now) {
     Slot& place = slot(chosen_below_);
     if (place.instance != chosen_below_ || place.ballot == kNoBallot) break;
     if (!place.chosen || place.configuration(configuration_) != nullptr) break;
-    // (Changes of members are few, and are proposed past what bytes allow: see kept_for_changes().)
-    if (!place.held.value().membership()) chosen_bytes_ += place.held.value().bytes;
-    place.bytes_through = chosen_bytes_;
+    place.bytes_through = chosen_bytes_ += kept_bytes(place.held.value());
     ++chosen_below_;
   }
   shed();

@@ -37,7 +37,8 @@ namespace annulus::consensus {
 
 struct AcceptorOptions {
   std::uint32_t retain = 1'024;  // instances kept, a power of two; at least twice the window
-  // Bytes of chosen values kept: at least twice those that may be undecided at once.
+  // Bytes of chosen values kept, changes of members aside: at least twice those that may be
+  // undecided at once.
   std::uint64_t retain_bytes = 128u << 20;
   std::uint64_t undecided_bytes = 16u << 20;  // the most that these can be
   std::uint32_t fragment_bytes = 1'200;
@@ -187,8 +188,8 @@ class Acceptor {
   /// Of `retain`, what commands leave to changes of members: so many acceptors can die and be
   /// replaced while a replica is waited for that must not miss anything.
   static constexpr std::uint32_t kChangesKept = 64;
-  /// How far the order may grow while everything from `from` on stays in memory: further, once it
-  /// has grown so far, if that took few bytes.
+  /// How far commands may let the order grow while everything from `from` on stays in memory:
+  /// further, once it has grown so far, if that took few bytes.
   Instance kept_until(Instance from) const;
   /// And how far by changes of members alone, while commands wait.
   Instance kept_for_changes(Instance from) const { return from + options_.retain; }
@@ -247,7 +248,7 @@ class Acceptor {
   void accepted_now(Slot& slot, Nanos now, Effects& effects);
   void vote_accepted(Slot& slot, Effects& effects);
   /// A vote says two things: that this was accepted, and that nothing lower will be. The promise is
-  /// kept later than the accept where a decided value was kept before the acceptor took part.
+  /// kept later than the accept where a decided value was kept before its ballot was promised.
   bool vote_durable(const Slot& place) const {
     return place.number <= durable_ && (promise_durable() || place.ballot != promised_);
   }
@@ -275,6 +276,10 @@ class Acceptor {
   /// Everything below is decided, whether or not this acceptor knows as what.
   Instance known_decided() const {
     return std::max(decided_.below, (newer_ != nullptr ? *newer_ : configuration_).from);
+  }
+  /// Changes of members are few, and may be proposed where bytes no longer allow commands.
+  static std::uint64_t kept_bytes(const Value& value) {
+    return value.membership() ? 0 : value.bytes;
   }
   void advance_chosen(Nanos now);
   void schedule(Nanos at) { deadline_ = at < deadline_ ? at : deadline_; }

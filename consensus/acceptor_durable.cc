@@ -41,8 +41,8 @@ void Acceptor::restore(const RecoveredAcceptor& recovered) {
   for (auto each = recovered.accepted.rbegin(); each != recovered.accepted.rend(); ++each) {
     if (each->instance + slots_.size() <= recovered.accepted.back().instance) break;
     if (each->instance + 1 != held_from_) continue;
-    if (chosen_bytes_ + each->value.bytes > options_.retain_bytes) break;
-    chosen_bytes_ += each->value.bytes;
+    if (chosen_bytes_ + kept_bytes(each->value) > options_.retain_bytes) break;
+    chosen_bytes_ += kept_bytes(each->value);
     held_from_ = each->instance;
   }
   missing_.reserve(missing_.size() + kUndecidedMax);  // those that a read finds damaged
@@ -63,7 +63,8 @@ void Acceptor::restore(const RecoveredAcceptor& recovered) {
     }
     place.held.set(accept.value, bytes);
     place.chosen = accept.instance < recovered.chosen_below;
-    if (accept.instance < chosen_below_) place.bytes_through = bytes_through += accept.value.bytes;
+    if (accept.instance < chosen_below_)
+      place.bytes_through = bytes_through += kept_bytes(accept.value);
     accepted_below_ = std::max(accepted_below_, accept.instance + 1);
     seen_below_ = std::max(seen_below_, accept.instance + 1);
   }

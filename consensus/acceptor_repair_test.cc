@@ -66,6 +66,31 @@ TEST_F(AcceptorTest, ChosenValueOfAHigherBallotIsStoredButNeitherPromisedNorVote
   EXPECT_TRUE(votes_sent(0).empty());
 }
 
+TEST_F(AcceptorTest, VotesThatTheRingBringsForAChosenValuePromiseNothingEither) {
+  start(5, 2);  // the middle of the ring {1, 2, 0}
+  phase1a(ballot(2));
+  effects_.clear();
+  const Content content = frames_.content(1);
+  acceptor_->on_value(frames_.value(acceptor_id(3), at(1), ballot(4), content, true), now_,
+                      effects_);
+  vote(at(1), content, just(1), 1, ballot(4));
+  EXPECT_TRUE(votes_sent(0).empty());
+}
+
+// Whoever is given it must be able to tell that nothing accepted at a lower ballot matters.
+TEST_F(AcceptorTest, ChosenValueIsNotHeldAtALowerBallotAgain) {
+  start(5, 2);
+  phase1a(ballot(2));
+  const Content content = frames_.content(1);
+  acceptor_->on_value(frames_.value(acceptor_id(3), at(1), ballot(4), content, true), now_,
+                      effects_);
+  propose(at(1), content, ballot(2));  // repeated by one that was deposed
+  EXPECT_EQ(acceptor_->accepted(at(1)).ballot, ballot(4));
+  EXPECT_TRUE(acceptor_->accept(at(1), ballot(3), content.value, content.bytes,
+                                Route(configuration_, 2), now_, effects_));
+  EXPECT_EQ(acceptor_->accepted(at(1)).ballot, ballot(4));
+}
+
 // --- Repair
 
 TEST_F(AcceptorTest, MissingFragmentIsPulledByItselfFromTheCoordinator) {
@@ -281,6 +306,24 @@ TEST_F(AcceptorTest, SteadyStateAllocatesNoBuffersForSmallValues) {
   std::vector<Slice> all;
   for (std::uint32_t i = 0; i < pool_.count(); ++i) all.push_back(pool_.allocate());
   EXPECT_TRUE(all.back());
+}
+
+// It may never have heard of a learner that fell silent, and have nothing to propose before it has.
+TEST_F(AcceptorTest, NewCoordinatorIsToldOfEveryLearner) {
+  start(3, 1);
+  phase1a(ballot(1));
+  acceptor_->on_learner_status(1, at(7));
+  acceptor_->flush(effects_);
+  effects_.clear();
+  acceptor_->flush(effects_);
+  EXPECT_TRUE(sent(effects_, MessageType::kPhase2B).empty());
+  phase1a(ballot(2, 2));
+  effects_.clear();
+  acceptor_->flush(effects_);
+  const auto told = sent(effects_, MessageType::kPhase2B);
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[0]->to, endpoint_of(acceptor_id(2)));
+  EXPECT_EQ(message_of<Phase2B>(*told[0]).credits, 1u);
 }
 
 }  // namespace

@@ -71,7 +71,7 @@ void Coordinator::retire() {
 void Coordinator::on_submit(const Received& in, Nanos now) { streams_.on_submit(in, now); }
 
 void Coordinator::propose_all(Nanos now, Effects& effects) {
-  const Instance credit = credit_below();
+  Instance credit = credit_below();
   bool blocked = false;
   while (effects.room() >= Effects::kPerStepMax) {
     if (next_ >= barrier_ && !DEFECT(kProposesPastChange)) break;
@@ -95,6 +95,7 @@ void Coordinator::propose_all(Nanos now, Effects& effects) {
       Recovered& place = recovered(next_);
       if (!propose(place.assembly.value(), place.assembly.bytes(), now, now, effects)) break;
       place = Recovered{};
+      if (next_ == recovered_below_) credit = credit_below();  // commands follow
     } else {
       if (!propose(ready->value, ready->bytes, ready->received, now, effects)) break;
       streams_.pop();

@@ -130,6 +130,27 @@ TEST_F(TrailingLearnerTest, IsReplacedOnlyIfSomebodyCanGiveItsStateToTheNewOne) 
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
 }
 
+// An acceptor that died asks to be replaced all the while.
+TEST_F(TrailingLearnerTest, IsTakenOutThoughAChangeWaitsForIt) {
+  start(3);
+  elect();
+  coordinator_->on_learner_status(0, at(1), true, now_);
+  configuration_.learners[0].partitions = PartitionMask{1};
+  configuration_.learners[1].partitions = PartitionMask{4};  // of which nobody has ever heard
+  for (std::uint64_t i = 0; i < 2 * kRetain; ++i) feed(1);
+  for (std::uint32_t i = 0; i < Acceptor::kChangesKept; ++i) ASSERT_TRUE(replace_acceptor());
+  EXPECT_FALSE(replace_acceptor());
+  for (int i = 0; i < 600; ++i) {
+    coordinator_->on_learner_status(0, at(next()), true, now_);
+    pass(5 * kMillisecond);
+    effects_.clear();
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  EXPECT_EQ(coordinator_->change(removal(1), now_), ChangeVerdict::kAllowed);
+  turn();
+  EXPECT_EQ(count(CoordinatorCounter::kMembersChanged), Acceptor::kChangesKept + 1);
+}
+
 TEST_F(TrailingLearnerTest, HoldsNobodyUpOnceItIsToBeTakenOut) {
   start(3);
   elect();

@@ -37,7 +37,7 @@ Instance Coordinator::credit_below(const Learner& learner) const {
   if (learner.standing == Standing::kTrailing && DEFECT(kTrailingOutrun)) {
     return Instance{~std::uint64_t{0}};
   }
-  // What was proposed before went no further than it was let, and takes no more room than it did.
+  // What was proposed before takes no more room than it did then.
   const Instance kept = next_ < recovered_below_
                             ? acceptor_.kept_for_changes(learner.delivered_below)
                             : acceptor_.kept_until(learner.delivered_below);
@@ -67,6 +67,7 @@ Instance Coordinator::credit_below() const {
 /// acceptor replaced, but not past what that replica still needs.
 Instance Coordinator::change_below() const {
   Instance below{~std::uint64_t{0}};
+  if (acceptor_.keeps_all()) return below;
   for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
     if (!waits_for(i)) continue;
     below = std::min(below, acceptor_.kept_for_changes(learners_[i].delivered_below));
@@ -172,7 +173,8 @@ void Coordinator::greet_learners(Nanos now) {
     const bool near = learner.delivered_below + options_.learner_window >= next_;
     if (learner.standing == Standing::kInSet && !near) trail(learner);
     if (acceptor_.keeps_all()) {
-      if (acceptor_.kept_until(learner.delivered_below) <= next_) learner.standing = Standing::kGone;
+      if (acceptor_.kept_until(learner.delivered_below) <= next_)
+        learner.standing = Standing::kGone;
       continue;
     }
     if (configuration_.learners[i].id == kNoNode) continue;

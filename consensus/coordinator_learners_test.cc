@@ -106,6 +106,34 @@ TEST_F(TrailingLearnerTest, HoldsUpNothingThatIsProposedAgain) {
   EXPECT_GT(next(), 1u);
 }
 
+TEST_F(TrailingLearnerTest, IsOutrunByNothingThatFollowsWhatIsProposedAgain) {
+  retain_bytes_ = 2 * 32 * 100;  // of values of 100 bytes: 32 undecided, and as many more
+  CoordinatorOptions options;
+  options.window = 32;
+  start(3, options);
+  coordinator_->start(now_, effects_);
+  std::vector<Phase1BEntry> told;
+  for (std::uint64_t i = 1; i <= 64; ++i) {  // what an earlier coordinator was let propose
+    const Content content = frames_.content(i, 100, kAllPartitions, 1);
+    told.push_back(accepted(at(i), ballot(0), content.value));
+    acceptor_->on_value(frames_.value(acceptor_id(1), at(i), ballot(0), content, true), now_,
+                        effects_);
+    effects_.clear();
+  }
+  promise(1, told);
+  for (std::uint32_t i = 0; i < configuration_.learners.size(); ++i) {
+    coordinator_->on_learner_status(i, at(1), true, now_);
+  }
+  submit(1, 100);
+  for (const std::uint64_t end : {33, 64, 65}) {  // the last one with room for commands after it
+    turn();
+    EXPECT_EQ(next(), end);
+    vote_for(raw(coordinator_->decided_below()), end == 33 ? 31 : end - 1);
+    effects_.clear();
+  }
+  EXPECT_EQ(acceptor_->trimmed_below(), at(1));  // which both learners need
+}
+
 // Else a new coordinator would stand still for as long as coming near takes.
 TEST_F(TrailingLearnerTest, IsNotInTheSetIfItIsFarBackWhenATermBegins) {
   begin();

@@ -9,10 +9,12 @@ namespace annulus::consensus {
 ChangeVerdict Coordinator::change(const Change& change, Nanos now) {
   const ChangeVerdict verdict = judge(configuration_, change);
   if (verdict != ChangeVerdict::kAllowed) return verdict;
-  const bool busy = state_ != State::kActive || barrier_ != kNoBarrier ||
-                    (wanted_ && wanted_->operation != change.operation);
-  if (busy) return ChangeVerdict::kBusy;
   const bool goes = change.kind == JoinKind::kReplica && change.verb != ChangeVerb::kAdd;
+  // One that waits for a replica gives way: that may be who goes. It will be asked for again.
+  const bool waits = wanted_ && next_ >= change_below();
+  const bool busy = state_ != State::kActive || barrier_ != kNoBarrier ||
+                    (wanted_ && wanted_->operation != change.operation && !(goes && waits));
+  if (busy) return ChangeVerdict::kBusy;
   if (goes && !may_go(change, now)) return ChangeVerdict::kLastState;
   wanted_ = change;
   return verdict;
