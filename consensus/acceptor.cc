@@ -28,7 +28,6 @@ void Acceptor::raise_promise(Ballot ballot, Effects& effects) {
   if (ballot <= promised_) return;
   flush_votes(effects);  // cast before, and told of by the promise: they must not seem to follow it
   promised_ = ballot;
-  credits_changed_ = true;  // of learners that its coordinator may never have heard of
   if (!options_.durable || DEFECT(kPromiseNotKept)) return;
   promise_number_ = ++number_;
   // Whoever has taken part must not come back as one that may not, yet.
@@ -56,6 +55,7 @@ void Acceptor::on_phase1a(const Received& in, Effects& effects) {
     effects.send_now(in.from, MessageType::kReject, Reject{raw(promised_), m.ballot});
     return;
   }
+  credits_changed_ = true;  // it may never have heard of a learner that fell silent
   answer_ = {in.from, ballot, Instance{m.from.get()}};
   if (promise_durable()) answer_phase1a(effects);
 }
@@ -366,8 +366,8 @@ void Acceptor::flush(Effects& effects) {
   if (!credits_changed_ || promised_ == kNoBallot || !promise_durable()) return;
   credits_changed_ = false;
   const auto coordinator = configuration_.acceptor_index(coordinator_of(promised_));
-  if (!coordinator || *coordinator == self_) return;
   const std::uint32_t credits = known_credits();
+  if (!coordinator || *coordinator == self_ || credits == 0) return;
   Outgoing& out =
       effects.send_now(configuration_.acceptors[*coordinator].endpoint, MessageType::kPhase2B,
                        sizeof(Phase2B) + credits * sizeof(LearnerCredit));

@@ -230,6 +230,7 @@ class Coordinator {
   bool waits_for(std::size_t learner) const;
   void await_learners(Nanos now);
   void await(Learner& learner, Nanos now);
+  void leave_behind(Learner& learner, Instance front);
   void trail(Learner& learner);
   void pace(Learner& learner, std::uint64_t progress);
   Decided decided() const { return {ballot_, from_, decided_below_}; }

@@ -301,5 +301,47 @@ TEST_F(DurableCoordinatorTest, NewTermWaitsForNoReplicaThatStartsFromNothing) {
   EXPECT_EQ(coordinator_->next_instance(), next + 1);
 }
 
+// Then it is the fastest for a moment, of those that this coordinator has heard of.
+TEST_F(DurableCoordinatorTest, NewTermWaitsForNoReplicaThatStartsFromNothingThoughItReportsFirst) {
+  start_durable(3);
+  const Instance next = at(50'001);
+  acceptor_->on_trimmed({raw(next)}, now_);
+  coordinator_->start(now_, effects_);
+  written(1);
+  promise(1, {}, next);
+  ASSERT_TRUE(coordinator_->active());
+  submit(1, 1);
+  for (std::uint64_t i = 1; i <= 5; ++i) {
+    coordinator_->on_learner_status(1, at(100 * i), true, now_);
+    coordinator_->on_learner_status(0, next, true, now_);
+    pass(kMillisecond);
+  }
+  EXPECT_EQ(coordinator_->next_instance(), next + 1);
+}
+
+// It was waited for, however slow it is, and a new term changes nothing about that.
+TEST_F(DurableCoordinatorTest, NewTermOutrunsNoReplicaThatTrails) {
+  constexpr std::uint64_t kDelivered = 9;
+  constexpr std::uint64_t kEnd = kDelivered + 1'024 - Acceptor::kChangesKept;  // of commands
+  start_durable(3);
+  acceptor_->on_trimmed({950}, now_);
+  for (std::uint64_t next = 950, number = 0, term = 0; term < 3; ++term) {
+    coordinator_->start(now_, effects_);
+    written(++number);
+    promise(1, {}, at(next));
+    ASSERT_TRUE(coordinator_->active());
+    coordinator_->on_learner_status(0, at(next), true, now_);
+    coordinator_->on_learner_status(1, at(kDelivered), true, now_);
+    submit(1, 30);
+    pass(kMillisecond);
+    EXPECT_EQ(coordinator_->next_instance(), at(kEnd));
+    number += kEnd - std::exchange(next, kEnd);  // one for each command
+    written(number);
+    acceptor_->on_decided({coordinator_->ballot(), at(950), at(kEnd)}, now_);
+    coordinator_->resign();
+    effects_.clear();
+  }
+}
+
 }  // namespace
 }  // namespace annulus::consensus

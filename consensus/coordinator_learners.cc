@@ -107,6 +107,9 @@ void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nan
   state.known = true;
   state.delivered_below = delivered_below;
   state.progressed = state.heard;
+  for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
+    leave_behind(learners_[i], delivered_below);
+  }
   if (state.standing == Standing::kInSet) return;
   Instance fastest = delivered_below;
   for (const Learner& other : learners_) fastest = std::max(fastest, other.delivered_below);
@@ -118,6 +121,21 @@ void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nan
   } else if (acceptor_.kept_until(delivered_below) > next_) {
     trail(state);
   }
+}
+
+/// One that is further behind another than a window (and a few changes of members) was not in the
+/// set of whoever let that happen: it starts again, or was given up in an earlier term. With logs
+/// it may have all there ever was to execute first, and nobody waits for it if that is more than
+/// memory keeps.
+void Coordinator::leave_behind(Learner& learner, Instance front) {
+  const Instance below = learner.delivered_below;
+  const bool far = below + options_.learner_window + Acceptor::kChangesKept < front;
+  if (learner.standing == Standing::kInSet && far) {
+    trail(learner);
+    counters_[CoordinatorCounter::kLearnersLeft].add();
+  }
+  const bool beyond = acceptor_.keeps_all() && acceptor_.kept_for_changes(below) <= next_;
+  if (learner.standing == Standing::kTrailing && beyond) learner.standing = Standing::kGone;
 }
 
 void Coordinator::trail(Learner& learner) {
@@ -162,22 +180,19 @@ void Coordinator::note_debtors(Nanos now) {
 
 /// A new term: what was heard of them in an earlier one, or not, says nothing of whether they live
 /// and have their state, and little of how far they are. One that this node never heard of may be
-/// the last that has its state; with logs nobody is, and one that started again may have all there
-/// ever was to execute first.
+/// the last that has its state.
 void Coordinator::greet_learners(Nanos now) {
+  for (std::uint32_t i = 0; i < configuration_.learners.size(); ++i) {
+    const Acceptor::Credit& told = acceptor_.credit(i);
+    if (told.known) on_credit(i, told.delivered_below, now);
+  }
   for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
     Learner& learner = learners_[i];
     learner.progressed = learner.heard = attention_.awake(now);
     learner.given_up = false;
     learner.state = StateOf::kUnknown;
-    const bool near = learner.delivered_below + options_.learner_window >= next_;
-    if (learner.standing == Standing::kInSet && !near) trail(learner);
-    if (acceptor_.keeps_all()) {
-      if (acceptor_.kept_until(learner.delivered_below) <= next_)
-        learner.standing = Standing::kGone;
-      continue;
-    }
-    if (configuration_.learners[i].id == kNoNode) continue;
+    leave_behind(learner, next_);
+    if (acceptor_.keeps_all() || configuration_.learners[i].id == kNoNode) continue;
     if (!learner.known) learner.delivered_below = acceptor_.trimmed_below();
     const bool lost = learner.delivered_below < acceptor_.trimmed_below();
     if (learner.standing == Standing::kGone && !lost) trail(learner);

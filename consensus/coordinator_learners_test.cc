@@ -134,6 +134,25 @@ TEST_F(TrailingLearnerTest, IsOutrunByNothingThatFollowsWhatIsProposedAgain) {
   EXPECT_EQ(acceptor_->trimmed_below(), at(1));  // which both learners need
 }
 
+// What its acceptor heard of a learner that has been silent since counts when it takes over.
+TEST_F(TrailingLearnerTest, CountsAsItsAcceptorKnewItWhenATermBegins) {
+  start(3);
+  for (std::uint64_t i = 1; i < 1'100; ++i) {  // its memory is full, as usual
+    const Content each = frames_.content(i);
+    acceptor_->on_value(frames_.value(acceptor_id(1), at(i), ballot(0), each, true), now_,
+                        effects_);
+    effects_.clear();
+  }
+  acceptor_->on_learner_status(0, at(1'100));
+  acceptor_->on_learner_status(1, at(1'090));
+  coordinator_->start(now_, effects_);
+  promise(1, {}, at(1'100));
+  ASSERT_TRUE(coordinator_->active());
+  submit(1, 1);
+  pass(kMillisecond);
+  EXPECT_EQ(next(), 1'101u);
+}
+
 // Else a new coordinator would stand still for as long as coming near takes.
 TEST_F(TrailingLearnerTest, IsNotInTheSetIfItIsFarBackWhenATermBegins) {
   begin();
