@@ -38,32 +38,21 @@ TEST_F(AcceptorTest, OldDecisionDoesNotTakeBackANewerOne) {
   EXPECT_EQ(acceptor_->decided(), (Decided{ballot(2), at(1), at(5)}));
 }
 
-TEST_F(AcceptorTest, ChosenValueIsStoredBelowThePromiseButNotVotedFor) {
-  start(3, 1);
-  phase1a(ballot(9));
-  effects_.clear();
-  const Content content = frames_.content(1);
-  acceptor_->on_value(frames_.value(acceptor_id(2), at(1), ballot(4), content, true), now_,
-                      effects_);
-  EXPECT_TRUE(acceptor_->accepted(at(1)).chosen);
-  EXPECT_EQ(acceptor_->chosen_below(), at(2));
-  EXPECT_EQ(acceptor_->promised(), ballot(9));
-  EXPECT_TRUE(votes_sent(0).empty());
-}
-
-// Whoever sends it may have it from members of a configuration not known here yet, and then its
-// ballot is theirs: T5b.
-TEST_F(AcceptorTest, ChosenValueOfAHigherBallotIsStoredButNeitherPromisedNorVotedFor) {
-  start(3, 1);
-  phase1a(ballot(2));
-  effects_.clear();
-  const Content content = frames_.content(1);
-  acceptor_->on_value(frames_.value(acceptor_id(2), at(1), ballot(4), content, true), now_,
-                      effects_);
-  EXPECT_TRUE(acceptor_->accepted(at(1)).chosen);
-  EXPECT_EQ(acceptor_->chosen_below(), at(2));
-  EXPECT_EQ(acceptor_->promised(), ballot(2));
-  EXPECT_TRUE(votes_sent(0).empty());
+// Above the promise, too: whoever sends it may have it from members of a configuration not known
+// here yet, and then its ballot is theirs (T5b).
+TEST_F(AcceptorTest, ChosenValueIsStoredButNeitherPromisedNorVotedFor) {
+  for (const std::uint64_t promised : {9u, 2u}) {
+    start(3, 1);
+    phase1a(ballot(promised));
+    effects_.clear();
+    const Content content = frames_.content(1);
+    acceptor_->on_value(frames_.value(acceptor_id(2), at(1), ballot(4), content, true), now_,
+                        effects_);
+    EXPECT_TRUE(acceptor_->accepted(at(1)).chosen);
+    EXPECT_EQ(acceptor_->chosen_below(), at(2));
+    EXPECT_EQ(acceptor_->promised(), ballot(promised));
+    EXPECT_TRUE(votes_sent(0).empty());
+  }
 }
 
 TEST_F(AcceptorTest, VotesThatTheRingBringsForAChosenValuePromiseNothingEither) {

@@ -84,46 +84,18 @@ TEST_F(TrailingLearnerTest, IsOutrunNeitherByCommandsNorByChangesOfMembers) {
   EXPECT_EQ(next(), kFirst + kRetain + Acceptor::kChangesKept + 1);
 }
 
-// It was let then: nothing is forgotten for it, and a learner that knows nothing of it waits.
-TEST_F(TrailingLearnerTest, HoldsUpNothingThatIsProposedAgain) {
-  retain_bytes_ = 2 * 100 * 50;  // of values of 100 bytes
-  start(3);
-  coordinator_->start(now_, effects_);
-  std::vector<Phase1BEntry> told;
-  for (std::uint64_t i = 1; i <= 60; ++i) {
-    const Content content = frames_.content(i);
-    told.push_back(accepted(at(i), ballot(0), content.value));
-    acceptor_->on_value(frames_.value(acceptor_id(1), at(i), ballot(0), content, true), now_,
-                        effects_);
-    effects_.clear();
-  }
-  promise(1, told);
-  for (std::uint32_t i = 0; i < configuration_.learners.size(); ++i) {
-    coordinator_->on_learner_status(i, at(1), true, now_);
-  }
-  ASSERT_EQ(acceptor_->kept_until(at(1)), at(1));
-  pass(kMillisecond);
-  EXPECT_GT(next(), 1u);
-}
-
-TEST_F(TrailingLearnerTest, IsOutrunByNothingThatFollowsWhatIsProposedAgain) {
+// They were let then, and nothing is forgotten for them; but what is new waits.
+TEST_F(TrailingLearnerTest, HoldsUpNothingThatIsProposedAgainAndAllThatFollows) {
   retain_bytes_ = 2 * 32 * 100;  // of values of 100 bytes: 32 undecided, and as many more
   CoordinatorOptions options;
   options.window = 32;
   start(3, options);
   coordinator_->start(now_, effects_);
-  std::vector<Phase1BEntry> told;
-  for (std::uint64_t i = 1; i <= 64; ++i) {  // what an earlier coordinator was let propose
-    const Content content = frames_.content(i, 100, kAllPartitions, 1);
-    told.push_back(accepted(at(i), ballot(0), content.value));
-    acceptor_->on_value(frames_.value(acceptor_id(1), at(i), ballot(0), content, true), now_,
-                        effects_);
-    effects_.clear();
-  }
-  promise(1, told);
+  promise(1, give_decided(65));
   for (std::uint32_t i = 0; i < configuration_.learners.size(); ++i) {
     coordinator_->on_learner_status(i, at(1), true, now_);
   }
+  ASSERT_EQ(acceptor_->kept_until(at(1)), at(1));
   submit(1, 100);
   for (const std::uint64_t end : {33, 64, 65}) {  // the last one with room for commands after it
     turn();
@@ -137,12 +109,7 @@ TEST_F(TrailingLearnerTest, IsOutrunByNothingThatFollowsWhatIsProposedAgain) {
 // What its acceptor heard of a learner that has been silent since counts when it takes over.
 TEST_F(TrailingLearnerTest, CountsAsItsAcceptorKnewItWhenATermBegins) {
   start(3);
-  for (std::uint64_t i = 1; i < 1'100; ++i) {  // its memory is full, as usual
-    const Content each = frames_.content(i);
-    acceptor_->on_value(frames_.value(acceptor_id(1), at(i), ballot(0), each, true), now_,
-                        effects_);
-    effects_.clear();
-  }
+  give_decided(1'100);  // its memory is full, as usual
   acceptor_->on_learner_status(0, at(1'100));
   acceptor_->on_learner_status(1, at(1'090));
   coordinator_->start(now_, effects_);

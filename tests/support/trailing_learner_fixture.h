@@ -92,6 +92,18 @@ class TrailingLearnerTest : public CoordinatorTest {
     }
   }
 
+  /// The acceptor is given values of 100 bytes as decided; what another one would tell of them.
+  std::vector<Phase1BEntry> give_decided(std::uint64_t below) {
+    std::vector<Phase1BEntry> told;
+    for (std::uint64_t i = 1; i < below; ++i) {
+      const Content content = frames_.content(i, 100, kAllPartitions, 1);
+      told.push_back(accepted(at(i), ballot(0), content.value));
+      acceptor_->on_value(frames_.value(acceptor_id(1), at(i), ballot(0), content, true), now_,
+                          effects_);
+      effects_.clear();
+    }
+    return told;
+  }
   /// One acceptor dies and is replaced, if that may be proposed; false otherwise.
   bool replace_acceptor() {
     const Change change{.operation = ++operation_,
