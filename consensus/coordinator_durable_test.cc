@@ -343,5 +343,40 @@ TEST_F(DurableCoordinatorTest, NewTermOutrunsNoReplicaThatTrails) {
   }
 }
 
+TEST_F(DurableCoordinatorTest, FirstTermOutrunsNoReplicaThatTrails) {
+  constexpr std::uint64_t kEnd = 9 + 1'024 - Acceptor::kChangesKept;
+  for (const bool told : {false, true}) {  // by others, of one that reports without moving
+    start_durable(3);
+    acceptor_->on_trimmed({kEnd}, now_);
+    if (told) {
+      acceptor_->on_learner_status(0, at(kEnd));
+      acceptor_->on_learner_status(1, at(9));
+    }
+    coordinator_->start(now_, effects_);
+    written(1);
+    promise(1, {}, at(kEnd));
+    ASSERT_TRUE(coordinator_->active());
+    coordinator_->on_learner_status(0, at(kEnd), true, now_);
+    coordinator_->on_learner_status(1, at(9), true, now_);
+    submit(1, 30);
+    pass(kMillisecond);
+    EXPECT_EQ(coordinator_->next_instance(), at(kEnd)) << told;
+    effects_.clear();
+  }
+}
+
+TEST_F(DurableCoordinatorTest, TermBeginsWithTheLatestThatIsKnownOfAllLearners) {
+  start_durable(3);
+  acceptor_->on_trimmed({20'000}, now_);
+  for (std::uint32_t i = 0; i < 2; ++i) coordinator_->on_learner_status(i, at(10), true, now_);
+  acceptor_->on_learner_status(0, at(20'000));
+  acceptor_->on_learner_status(1, at(19'300));  // within a window
+  coordinator_->start(now_, effects_);
+  written(1);
+  promise(1, {}, at(20'000));
+  ASSERT_TRUE(coordinator_->active());
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 0u);
+}
+
 }  // namespace
 }  // namespace annulus::consensus

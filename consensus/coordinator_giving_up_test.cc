@@ -130,6 +130,52 @@ TEST_F(TrailingLearnerTest, IsReplacedOnlyIfSomebodyCanGiveItsStateToTheNewOne) 
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
 }
 
+// What is known of it may be old: it has not lost what acceptors have kept for it.
+TEST_F(TrailingLearnerTest, IsWaitedForThoughItWasLastHeardOfLongAgo) {
+  start(3);
+  give_decided(2'000);
+  acceptor_->on_learner_status(0, at(2'000));
+  acceptor_->on_learner_status(1, at(1));
+  coordinator_->start(now_, effects_);
+  promise(1, {}, at(2'000));
+  ASSERT_TRUE(coordinator_->active());
+  coordinator_->on_learner_status(0, at(2'000), true, now_);
+  submit(1, 30);
+  turn();
+  EXPECT_EQ(next(), 2'000u);
+  EXPECT_EQ(acceptor_->trimmed_below(), at(2'000 - 1'024));
+}
+
+// Nor further back than they have: what it does not need leaves room for changes of members.
+TEST_F(TrailingLearnerTest, IsTakenForNoFurtherBackThanAcceptorsRemember) {
+  for (const bool told : {false, true}) {
+    start(3);
+    acceptor_->on_trimmed({1'000}, now_);
+    if (told) acceptor_->on_learner_status(1, at(5));
+    coordinator_->start(now_, effects_);
+    promise(1, {}, at(1'500));
+    ASSERT_TRUE(coordinator_->active());
+    coordinator_->on_credit(1, at(7), now_);
+    coordinator_->change(replacement(), now_);
+    turn();
+    EXPECT_EQ(next(), 1'501u) << told;
+    effects_.clear();
+  }
+}
+
+TEST_F(TrailingLearnerTest, IsNotWaitedForIfItSaysThatItLacksItsStateWhenATermBegins) {
+  start(3);
+  give_decided(2'000);
+  coordinator_->start(now_, effects_);
+  promise(1, {}, at(2'000));
+  ASSERT_TRUE(coordinator_->active());
+  coordinator_->on_learner_status(0, at(2'000), true, now_);
+  coordinator_->on_learner_status(1, at(1), false, now_);
+  submit(1, 1);
+  turn();
+  EXPECT_EQ(next(), 2'001u);
+}
+
 // An acceptor that died asks to be replaced all the while.
 TEST_F(TrailingLearnerTest, IsTakenOutThoughAChangeWaitsForIt) {
   start(3);

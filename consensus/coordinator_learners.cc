@@ -82,6 +82,11 @@ void Coordinator::on_learner_status(std::uint32_t learner, Instance delivered_be
   note_heard(state, now);
   state.state = holds_state ? StateOf::kHeld : StateOf::kLacking;
   on_credit(learner, delivered_below, now);
+  // Nothing that is kept helps it, and it has nothing that could be lost: it fetches its state.
+  const bool lost = !acceptor_.keeps_all() && delivered_below < acceptor_.trimmed_below();
+  if (lost && !holds_state && state.standing == Standing::kTrailing) {
+    state.standing = Standing::kGone;
+  }
   if (state.standing != Standing::kGone && holds_state) note_near(state);
   // That this one lives may be what is waited for, to go on without another.
   if (blocked_) schedule(now);
@@ -101,7 +106,9 @@ void Coordinator::note_heard(Learner& learner, Nanos now) {
 void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nanos now) {
   if (learner >= configuration_.learners.size()) return;
   Learner& state = learners_[learner];
-  if (state.known && delivered_below <= state.delivered_below) return;
+  const bool news = state.known ? delivered_below > state.delivered_below
+                                : delivered_below >= state.delivered_below;
+  if (!news) return;
   note_heard(state, now);
   const std::uint64_t progress = delivered_below - state.delivered_below;
   state.known = true;
@@ -118,7 +125,8 @@ void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nan
     counters_[CoordinatorCounter::kLearnersBack].add();
   } else if (state.standing == Standing::kTrailing) {
     pace(state, progress);
-  } else if (acceptor_.kept_until(delivered_below) > next_) {
+  } else if (acceptor_.keeps_all() ? within_memory(state)
+                                   : acceptor_.kept_until(delivered_below) > next_) {
     trail(state);
   }
 }
@@ -134,8 +142,13 @@ void Coordinator::leave_behind(Learner& learner, Instance front) {
     trail(learner);
     counters_[CoordinatorCounter::kLearnersLeft].add();
   }
-  const bool beyond = acceptor_.keeps_all() && acceptor_.kept_for_changes(below) <= next_;
+  const bool beyond = acceptor_.keeps_all() && !within_memory(learner);
   if (learner.standing == Standing::kTrailing && beyond) learner.standing = Standing::kGone;
+}
+
+/// As all are that were waited for: nobody was let further, but by changes of members.
+bool Coordinator::within_memory(const Learner& learner) const {
+  return acceptor_.kept_for_changes(learner.delivered_below) > next_;
 }
 
 void Coordinator::trail(Learner& learner) {
@@ -179,23 +192,25 @@ void Coordinator::note_debtors(Nanos now) {
 }
 
 /// A new term: what was heard of them in an earlier one, or not, says nothing of whether they live
-/// and have their state, and little of how far they are. One that this node never heard of may be
-/// the last that has its state.
+/// and have their state, and only where they have been, not where they are. Whoever may be the last
+/// that has its state is waited for until it says otherwise: acceptors have kept what it lacks.
 void Coordinator::greet_learners(Nanos now) {
   for (std::uint32_t i = 0; i < configuration_.learners.size(); ++i) {
-    const Acceptor::Credit& told = acceptor_.credit(i);
-    if (told.known) on_credit(i, told.delivered_below, now);
-  }
-  for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
     Learner& learner = learners_[i];
     learner.progressed = learner.heard = attention_.awake(now);
     learner.given_up = false;
     learner.state = StateOf::kUnknown;
+    if (configuration_.learners[i].id == kNoNode) continue;
+    const Acceptor::Credit& told = acceptor_.credit(i);
+    if (told.known)
+      learner.delivered_below = std::max(learner.delivered_below, told.delivered_below);
+    learner.known |= told.known;
+    if (!acceptor_.keeps_all()) {
+      learner.delivered_below = std::max(learner.delivered_below, acceptor_.trimmed_below());
+    }
     leave_behind(learner, next_);
-    if (acceptor_.keeps_all() || configuration_.learners[i].id == kNoNode) continue;
-    if (!learner.known) learner.delivered_below = acceptor_.trimmed_below();
-    const bool lost = learner.delivered_below < acceptor_.trimmed_below();
-    if (learner.standing == Standing::kGone && !lost) trail(learner);
+    const bool waited = !acceptor_.keeps_all() || (learner.known && within_memory(learner));
+    if (learner.standing == Standing::kGone && waited) trail(learner);
   }
 }
 

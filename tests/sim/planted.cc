@@ -33,7 +33,7 @@ constexpr Found kRecorded[] = {
     {Defect::kSessionKeepsMaximum, 3},
     {Defect::kDuplicateExecuted, 1},
     {Defect::kReplyBeforePrefix, 1},
-    {Defect::kSkipUndecidedMask, 16},
+    {Defect::kSkipUndecidedMask, 79},
     {Defect::kReplicaSkipsWrite, 1},
     {Defect::kReadsInSessionTable, 1},
     {Defect::kFloorRaisedAtSubmission, 6},

@@ -104,14 +104,18 @@ class TrailingLearnerTest : public CoordinatorTest {
     }
     return told;
   }
-  /// One acceptor dies and is replaced, if that may be proposed; false otherwise.
+  /// Of an acceptor that died, by another one in its place.
+  Change replacement() {
+    const Member& dead = configuration_.acceptors[2];
+    return {.operation = ++operation_,
+            .verb = ChangeVerb::kReplace,
+            .kind = JoinKind::kAcceptor,
+            .member = dead.id,
+            .comes = {kNoNode, dead.endpoint, operation_}};
+  }
+  /// Makes it, if that may be proposed; false otherwise.
   bool replace_acceptor() {
-    const Change change{.operation = ++operation_,
-                        .verb = ChangeVerb::kReplace,
-                        .kind = JoinKind::kAcceptor,
-                        .member = configuration_.acceptors[2].id,
-                        .comes = {kNoNode, configuration_.acceptors[2].endpoint, operation_}};
-    EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
+    EXPECT_EQ(coordinator_->change(replacement(), now_), ChangeVerdict::kAllowed);
     const Instance instance = coordinator_->next_instance();
     turn();
     effects_.clear();
