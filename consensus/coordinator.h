@@ -232,6 +232,7 @@ class Coordinator {
   void await(Learner& learner, Nanos now);
   void leave_behind(Learner& learner, Instance front);
   bool within_memory(const Learner& learner) const;
+  bool lost(Instance delivered_below) const;
   void trail(Learner& learner);
   void pace(Learner& learner, std::uint64_t progress);
   Decided decided() const { return {ballot_, from_, decided_below_}; }

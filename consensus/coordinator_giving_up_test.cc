@@ -146,23 +146,6 @@ TEST_F(TrailingLearnerTest, IsWaitedForThoughItWasLastHeardOfLongAgo) {
   EXPECT_EQ(acceptor_->trimmed_below(), at(2'000 - 1'024));
 }
 
-// Nor further back than they have: what it does not need leaves room for changes of members.
-TEST_F(TrailingLearnerTest, IsTakenForNoFurtherBackThanAcceptorsRemember) {
-  for (const bool told : {false, true}) {
-    start(3);
-    acceptor_->on_trimmed({1'000}, now_);
-    if (told) acceptor_->on_learner_status(1, at(5));
-    coordinator_->start(now_, effects_);
-    promise(1, {}, at(1'500));
-    ASSERT_TRUE(coordinator_->active());
-    coordinator_->on_credit(1, at(7), now_);
-    coordinator_->change(replacement(), now_);
-    turn();
-    EXPECT_EQ(next(), 1'501u) << told;
-    effects_.clear();
-  }
-}
-
 TEST_F(TrailingLearnerTest, IsNotWaitedForIfItSaysThatItLacksItsStateWhenATermBegins) {
   start(3);
   give_decided(2'000);
@@ -170,9 +153,11 @@ TEST_F(TrailingLearnerTest, IsNotWaitedForIfItSaysThatItLacksItsStateWhenATermBe
   promise(1, {}, at(2'000));
   ASSERT_TRUE(coordinator_->active());
   coordinator_->on_learner_status(0, at(2'000), true, now_);
-  coordinator_->on_learner_status(1, at(1), false, now_);
   submit(1, 1);
-  turn();
+  for (int i = 0; i < 4; ++i) {
+    coordinator_->on_learner_status(1, at(1), false, now_);
+    pass(5 * kMillisecond);
+  }
   EXPECT_EQ(next(), 2'001u);
 }
 
@@ -197,6 +182,17 @@ TEST_F(TrailingLearnerTest, IsTakenOutThoughAChangeWaitsForIt) {
   EXPECT_EQ(count(CoordinatorCounter::kMembersChanged), Acceptor::kChangesKept + 1);
 }
 
+// One that has fallen behind what is kept will find that it cannot go on: it gives nobody a state.
+TEST_F(TrailingLearnerTest, IsNotTakenOutForOneThatHasFallenBehindTheLog) {
+  start(3);
+  give_decided(2'000);
+  coordinator_->start(now_, effects_);
+  promise(1, {}, at(2'000));
+  coordinator_->on_learner_status(0, at(5), true, now_);
+  coordinator_->on_learner_status(1, at(2'000), true, now_);
+  EXPECT_EQ(coordinator_->change(removal(1), now_), ChangeVerdict::kLastState);
+}
+
 TEST_F(TrailingLearnerTest, HoldsNobodyUpOnceItIsToBeTakenOut) {
   start(3);
   elect();
@@ -216,7 +212,7 @@ TEST_F(TrailingLearnerTest, WhatIsKnownOfItsStateEndsWithTheTerm) {
   elect();
   const Change change = removal(0);
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kLastState);
-  alive();
+  coordinator_->on_learner_status(1, at(next()), true, now_);
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
 }
 

@@ -80,13 +80,10 @@ void Coordinator::on_learner_status(std::uint32_t learner, Instance delivered_be
   if (learner >= configuration_.learners.size()) return;
   Learner& state = learners_[learner];
   note_heard(state, now);
-  state.state = holds_state ? StateOf::kHeld : StateOf::kLacking;
+  state.state = !holds_state            ? StateOf::kLacking
+                : lost(delivered_below) ? StateOf::kUnknown  // it is about to notice
+                                        : StateOf::kHeld;
   on_credit(learner, delivered_below, now);
-  // Nothing that is kept helps it, and it has nothing that could be lost: it fetches its state.
-  const bool lost = !acceptor_.keeps_all() && delivered_below < acceptor_.trimmed_below();
-  if (lost && !holds_state && state.standing == Standing::kTrailing) {
-    state.standing = Standing::kGone;
-  }
   if (state.standing != Standing::kGone && holds_state) note_near(state);
   // That this one lives may be what is waited for, to go on without another.
   if (blocked_) schedule(now);
@@ -106,9 +103,8 @@ void Coordinator::note_heard(Learner& learner, Nanos now) {
 void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nanos now) {
   if (learner >= configuration_.learners.size()) return;
   Learner& state = learners_[learner];
-  const bool news = state.known ? delivered_below > state.delivered_below
-                                : delivered_below >= state.delivered_below;
-  if (!news) return;
+  const bool first = !state.known;
+  if (!first && delivered_below <= state.delivered_below) return;
   note_heard(state, now);
   const std::uint64_t progress = delivered_below - state.delivered_below;
   state.known = true;
@@ -125,8 +121,8 @@ void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nan
     counters_[CoordinatorCounter::kLearnersBack].add();
   } else if (state.standing == Standing::kTrailing) {
     pace(state, progress);
-  } else if (acceptor_.keeps_all() ? within_memory(state)
-                                   : acceptor_.kept_until(delivered_below) > next_) {
+  } else if (first && acceptor_.keeps_all() ? within_memory(state)
+                                            : acceptor_.kept_until(delivered_below) > next_) {
     trail(state);
   }
 }
@@ -192,26 +188,31 @@ void Coordinator::note_debtors(Nanos now) {
 }
 
 /// A new term: what was heard of them in an earlier one, or not, says nothing of whether they live
-/// and have their state, and only where they have been, not where they are. Whoever may be the last
-/// that has its state is waited for until it says otherwise: acceptors have kept what it lacks.
+/// and have their state, and only where they have been, not where they are. One that this node
+/// never heard of may be the last that has its state.
 void Coordinator::greet_learners(Nanos now) {
   for (std::uint32_t i = 0; i < configuration_.learners.size(); ++i) {
     Learner& learner = learners_[i];
     learner.progressed = learner.heard = attention_.awake(now);
     learner.given_up = false;
     learner.state = StateOf::kUnknown;
-    if (configuration_.learners[i].id == kNoNode) continue;
     const Acceptor::Credit& told = acceptor_.credit(i);
-    if (told.known)
+    if (told.known && !lost(told.delivered_below)) {
       learner.delivered_below = std::max(learner.delivered_below, told.delivered_below);
-    learner.known |= told.known;
-    if (!acceptor_.keeps_all()) {
-      learner.delivered_below = std::max(learner.delivered_below, acceptor_.trimmed_below());
+      learner.known = true;
     }
+    if (!learner.known) learner.delivered_below = acceptor_.trimmed_below();
     leave_behind(learner, next_);
-    const bool waited = !acceptor_.keeps_all() || (learner.known && within_memory(learner));
-    if (learner.standing == Standing::kGone && waited) trail(learner);
+    if (learner.standing != Standing::kGone || configuration_.learners[i].id == kNoNode) continue;
+    const bool waited = acceptor_.keeps_all() ? learner.known && within_memory(learner)
+                                              : !lost(learner.delivered_below);
+    if (waited) trail(learner);
   }
+}
+
+/// Whether one that has delivered no more cannot go on by itself.
+bool Coordinator::lost(Instance delivered_below) const {
+  return !acceptor_.keeps_all() && delivered_below < acceptor_.trimmed_below();
 }
 
 Nanos Coordinator::learner_stall() const {
@@ -242,7 +243,10 @@ void Coordinator::await(Learner& learner, Nanos now) {
   learner.reach = kUnbounded;
   if (credit_below(learner) > next_) return;
   if (idle < stall) return schedule(now + stall - idle);
-  if (silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax) {
+  // (One that lacks its state and more than is kept fetches both from another.)
+  const bool fetches = learner.state == StateOf::kLacking && lost(learner.delivered_below);
+  const bool alive = silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax;
+  if (alive && !fetches) {
     learner.hopeless = 0;
     return schedule(now + kMillisecond);
   }
