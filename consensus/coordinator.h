@@ -233,6 +233,8 @@ class Coordinator {
   void leave_behind(Learner& learner, Instance front);
   bool within_memory(const Learner& learner) const;
   bool lost(Instance delivered_below) const;
+  bool hopeless(Learner& learner, Nanos now) const;
+  Nanos idle_time(const Learner& learner, Nanos now) const;
   void trail(Learner& learner);
   void pace(Learner& learner, std::uint64_t progress);
   Decided decided() const { return {ballot_, from_, decided_below_}; }

@@ -21,6 +21,23 @@ TEST_F(TrailingLearnerTest, IsGivenUpWhenSilentAndComesBackIfTheLogStillHasWhatI
   EXPECT_EQ(next(), kFirst + 20 + kRetain);
 }
 
+// Whoever has its state has said so since it fell silent, long before it would block.
+TEST_F(TrailingLearnerTest, IsGivenUpWithoutAPauseWhenTheLogEnds) {
+  be_usual();
+  const std::uint64_t below = next() + kRetain;
+  while (next() < below) {  // it leaves the set on the way
+    const std::uint64_t before = next();
+    feed(1);
+    pass(next() == before ? kMillisecond : 20 * kMicrosecond);
+  }
+  pass(kMillisecond);
+  submit(frames_.content(++sequence_));
+  turn();
+  turn();  // nobody has said anything since it blocks
+  EXPECT_EQ(next(), below + 1);
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+}
+
 // Who had the state may have died since it last said so.
 TEST_F(TrailingLearnerTest, IsNotGivenUpBeforeAnotherIsHeardOfThatHasItsState) {
   fall_behind();

@@ -219,7 +219,32 @@ Nanos Coordinator::learner_stall() const {
   return std::clamp<Nanos>(8 * vote_delay_.p99(), 2 * kMillisecond, 200 * kMillisecond);
 }
 
+/// Whether it would be given up if it blocked. What others have counts as they say from then on,
+/// and lately: who had its state may have died since it said so. So this is found out before it
+/// blocks, and mostly it need not block at all.
+bool Coordinator::hopeless(Learner& learner, Nanos now) const {
+  const Nanos idle = idle_time(learner, now);
+  // (One that lacks its state and more than is kept fetches both from another.)
+  const bool fetches = learner.state == StateOf::kLacking && lost(learner.delivered_below);
+  const bool alive = silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax;
+  const bool none = idle >= learner_stall() && (fetches || !alive);
+  if (!none) {
+    learner.hopeless = 0;
+  } else if (learner.hopeless == 0) {
+    learner.hopeless = attention_.awake(now);
+  }
+  return none;
+}
+
+Nanos Coordinator::idle_time(const Learner& learner, Nanos now) const {
+  const bool owes = learner.delivered_below < decided_below_;
+  return owes ? attention_.awake(now) - learner.progressed : 0;
+}
+
 void Coordinator::await_learners(Nanos now) {
+  for (Learner& learner : learners_) {
+    if (learner.standing == Standing::kTrailing) hopeless(learner, now);
+  }
   if (!blocked_) return;
   for (Learner& learner : learners_) {
     if (credit_below(learner) <= next_) await(learner, now);
@@ -228,8 +253,7 @@ void Coordinator::await_learners(Nanos now) {
 
 /// Decides about a learner that blocks.
 void Coordinator::await(Learner& learner, Nanos now) {
-  const bool owes = learner.delivered_below < decided_below_;
-  const Nanos idle = owes ? attention_.awake(now) - learner.progressed : 0;
+  const Nanos idle = idle_time(learner, now);
   const Nanos stall = learner_stall();
   const Nanos leaves = std::min(stall, kLearnerLeavesMax);
   if (learner.standing == Standing::kInSet) {
@@ -243,16 +267,8 @@ void Coordinator::await(Learner& learner, Nanos now) {
   learner.reach = kUnbounded;
   if (credit_below(learner) > next_) return;
   if (idle < stall) return schedule(now + stall - idle);
-  // (One that lacks its state and more than is kept fetches both from another.)
-  const bool fetches = learner.state == StateOf::kLacking && lost(learner.delivered_below);
-  const bool alive = silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax;
-  if (alive && !fetches) {
-    learner.hopeless = 0;
-    return schedule(now + kMillisecond);
-  }
-  // What others have counts as they say from now on: who had it may have died since it said so.
-  if (learner.hopeless == 0) learner.hopeless = attention_.awake(now);
-  const Nanos since = learner.hopeless;
+  if (!hopeless(learner, now)) return schedule(now + kMillisecond);
+  const Nanos since = std::max(learner.hopeless, attention_.awake(now) - stall);
   // One that nobody could give its state to again is spared for longer, and the last one that has
   // it for ever. (One that lacks its state has none to lose; nor has any, if logs keep all.)
   const bool precious = learner.state != StateOf::kLacking && !acceptor_.keeps_all() &&
