@@ -36,7 +36,8 @@
 namespace annulus::consensus {
 
 struct AcceptorOptions {
-  std::uint32_t retain = 1'024;  // instances kept, a power of two; at least twice the window
+  // Instances kept, a power of two, at least twice the window; see kChangesKept.
+  std::uint32_t retain = 1'024;
   // Bytes of chosen values kept, changes of members aside: at least twice those that may be
   // undecided at once.
   std::uint64_t retain_bytes = 128u << 20;

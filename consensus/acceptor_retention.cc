@@ -50,7 +50,7 @@ void Acceptor::shed() {
 
 Instance Acceptor::kept_until(Instance from) const {
   const std::uint64_t most = options_.retain_bytes - options_.undecided_bytes;
-  const Instance whole = from + (options_.retain - (kChangesKept));
+  const Instance whole = from + (options_.retain - kChangesKept);
   if (chosen_bytes_ - let_go_bytes_ <= most || from >= chosen_below_) return whole;
   const std::uint64_t before =
       from > held_from_ ? std::max(let_go_bytes_, slot(from - 1).bytes_through) : let_go_bytes_;

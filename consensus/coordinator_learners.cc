@@ -37,7 +37,8 @@ Instance Coordinator::credit_below(const Learner& learner) const {
   if (learner.standing == Standing::kTrailing && DEFECT(kTrailingOutrun)) {
     return Instance{~std::uint64_t{0}};
   }
-  // What was proposed before takes no more room than it did then.
+  // What was proposed before went as far as it was let. (A replica that had been given up then, and
+  // so counts as lost, may be outrun by the bytes of it.)
   const Instance kept = next_ < recovered_below_
                             ? acceptor_.kept_for_changes(learner.delivered_below)
                             : acceptor_.kept_until(learner.delivered_below);
@@ -142,7 +143,7 @@ void Coordinator::leave_behind(Learner& learner, Instance front) {
   if (learner.standing == Standing::kTrailing && beyond) learner.standing = Standing::kGone;
 }
 
-/// As all are that were waited for: nobody was let further, but by changes of members.
+/// Whether the order has gone no further past it than for one that is waited for.
 bool Coordinator::within_memory(const Learner& learner) const {
   return acceptor_.kept_for_changes(learner.delivered_below) > next_;
 }
