@@ -276,9 +276,9 @@ void Acceptor::on_phase2b(const Received& in, Nanos now, Effects& effects) {
   const auto* credit =
       reinterpret_cast<const LearnerCredit*>(entries<Phase2BEntry>(m, m.count).data() + m.count);
   for (std::uint32_t i = 0; i < m.credits; ++i) {
-    if (credit[i].learner < kLearnersMax) {
-      note_credit(credit[i].learner, Instance{credit[i].delivered_below.get()});
-    }
+    if (credit[i].learner >= kLearnersMax) continue;
+    const Instance below{credit[i].delivered_below.get()};
+    credits_changed_ |= learners_[credit[i].learner].pass_on(credit[i].epoch, below);
   }
 }
 
@@ -334,13 +334,14 @@ void Acceptor::vote(const Slot& place, AcceptorSet votes, std::uint32_t to, Effe
 
 std::uint32_t Acceptor::known_credits() const {
   return static_cast<std::uint32_t>(
-      std::count_if(credits_.begin(), credits_.end(), [](const Credit& c) { return c.known; }));
+      std::ranges::count_if(learners_, [](const LearnerPlace& place) { return place.known(); }));
 }
 
 void Acceptor::append_credits(void* at) const {
   auto* credit = static_cast<LearnerCredit*>(at);
   for (std::uint32_t i = 0; i < kLearnersMax; ++i) {
-    if (credits_[i].known) *credit++ = {i, raw(credits_[i].delivered_below)};
+    const LearnerPlace& place = learners_[i];
+    if (place.known()) *credit++ = {i, place.epoch(), raw(place.below())};
   }
 }
 
@@ -376,17 +377,11 @@ void Acceptor::flush(Effects& effects) {
   append_credits(&m + 1);
 }
 
-void Acceptor::on_learner_status(std::uint32_t learner, Instance delivered_below) {
+void Acceptor::on_learner_status(std::uint32_t learner, std::uint64_t epoch,
+                                 Instance delivered_below, Nanos now) {
+  LearnerPlace& place = learners_[learner];
   // A learner that repeats itself may be waited for: what was passed on may have been lost.
-  credits_changed_ |= credits_[learner].delivered_below == delivered_below;
-  note_credit(learner, delivered_below);
-}
-
-void Acceptor::note_credit(std::uint32_t learner, Instance delivered_below) {
-  Credit& credit = credits_[learner];
-  if (credit.known && delivered_below <= credit.delivered_below) return;
-  credit = {true, delivered_below};
-  credits_changed_ = true;
+  credits_changed_ |= place.tell(epoch, delivered_below, now) || place.below() == delivered_below;
 }
 
 // --- Decisions

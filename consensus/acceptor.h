@@ -28,6 +28,7 @@
 #include "consensus/assembly.h"
 #include "consensus/effects.h"
 #include "consensus/latency.h"
+#include "consensus/learner_place.h"
 #include "consensus/log.h"
 #include "consensus/port.h"
 #include "consensus/ring.h"
@@ -131,7 +132,8 @@ class Acceptor {
   void on_value(const Received& in, Nanos now, Effects& effects);
   void on_pull(const Received& in, Effects& effects);
   void on_trimmed(const Trimmed& trimmed, Nanos now);
-  void on_learner_status(std::uint32_t learner, Instance delivered_below);
+  void on_learner_status(std::uint32_t learner, std::uint64_t epoch, Instance delivered_below,
+                         Nanos now);
 
   /// For the coordinator on the same node: promise to its own ballot, accept its own proposal.
   /// False if a higher ballot was promised meanwhile.
@@ -179,15 +181,12 @@ class Acceptor {
   /// What is held for `instance`; ballot 0 if nothing was accepted.
   Accepted accepted(Instance instance) const;
 
-  struct Credit {
-    bool known = false;
-    Instance delivered_below{};
-  };
-  const Credit& credit(std::uint32_t learner) const { return credits_[learner]; }
+  const LearnerPlace& place_of(std::uint32_t learner) const { return learners_[learner]; }
 
   std::uint32_t retain() const { return options_.retain; }
   /// Of `retain`, what commands leave to changes of members: so many acceptors can die and be
-  /// replaced while a replica is waited for that must not miss anything.
+  /// replaced while a replica is waited for that must not miss anything, but for kLearnersMax:
+  /// these are for changes that take a replica out.
   static constexpr std::uint32_t kChangesKept = 64;
   /// How far commands may let the order grow while everything from `from` on stays in memory:
   /// further, once it has grown so far, if that took few bytes.
@@ -290,7 +289,6 @@ class Acceptor {
   bool may_ask(const Slot& slot);
   void vote_if_late(Slot& slot, Nanos now, Effects& effects);
   std::uint32_t known_credits() const;
-  void note_credit(std::uint32_t learner, Instance delivered_below);
   void append_credits(void* at) const;
 
   const Configuration& configuration_;
@@ -352,7 +350,7 @@ class Acceptor {
   std::array<Mend, kMendsMax> mends_;
   std::vector<Instance> missing_;  // chosen, but lost by the log; not being mended yet
 
-  std::array<Credit, kLearnersMax> credits_{};
+  std::array<LearnerPlace, kLearnersMax> learners_{};
   bool credits_changed_ = false;
   dataplane::Counters<AcceptorCounter> counters_;
 };

@@ -37,7 +37,7 @@ void Acceptor::on_configuration(const Configuration& before, std::uint32_t self,
   for (std::uint32_t i = 0; i < configuration_.learners.size(); ++i) {
     const bool same =
         i < before.learners.size() && before.learners[i].id == configuration_.learners[i].id;
-    if (!same) credits_[i] = Credit{};
+    if (!same) learners_[i] = LearnerPlace{};
   }
   advance_chosen(now);
   if (chosen_below_ >= configuration_.from) {

@@ -256,12 +256,12 @@ TEST_F(AcceptorTest, TrimmedGivesBackTheMemoryOfWhatIsBelow) {
 TEST_F(AcceptorTest, CreditRidesOnVotesAndGoesAloneWhenThereIsNone) {
   start(3, 1);
   propose(at(1), frames_.content(1));
-  acceptor_->on_learner_status(0, at(7));
+  acceptor_->on_learner_status(0, kLearnerEpoch, at(7), now_);
   votes_sent(0);
   ASSERT_EQ(sent(effects_, MessageType::kPhase2B).size(), 1u);
   EXPECT_EQ(message_of<Phase2B>(effects_.frames()[0]).credits, 1u);
   effects_.clear();
-  acceptor_->on_learner_status(0, at(8));
+  acceptor_->on_learner_status(0, kLearnerEpoch, at(8), now_);
   votes_sent(0);
   ASSERT_EQ(sent(effects_, MessageType::kPhase2B).size(), 1u);
   EXPECT_EQ(message_of<Phase2B>(effects_.frames()[0]).count, 0u);
@@ -273,16 +273,31 @@ TEST_F(AcceptorTest, CreditRidesOnVotesAndGoesAloneWhenThereIsNone) {
 TEST_F(AcceptorTest, CreditRepeatedByALearnerIsPassedOnAgain) {
   start(3, 1);
   phase1a(ballot(1));
-  acceptor_->on_learner_status(0, at(7));
+  acceptor_->on_learner_status(0, kLearnerEpoch, at(7), now_);
   votes_sent(0);
   effects_.clear();  // lost
-  acceptor_->on_learner_status(0, at(7));
+  acceptor_->on_learner_status(0, kLearnerEpoch, at(7), now_);
   votes_sent(0);
   EXPECT_EQ(sent(effects_, MessageType::kPhase2B).size(), 1u);
   effects_.clear();
-  acceptor_->on_learner_status(0, at(3));  // an old one is not
+  acceptor_->on_learner_status(0, kLearnerEpoch, at(3), now_);  // an old one is not
   votes_sent(0);
   EXPECT_EQ(effects_.size(), 0u);
+}
+
+TEST_F(AcceptorTest, CreditOfALearnerThatStartsAgainGoesBack) {
+  start(3, 1);
+  phase1a(ballot(1));
+  acceptor_->on_learner_status(0, kLearnerEpoch, at(7), now_);
+  votes_sent(0);
+  effects_.clear();
+  acceptor_->on_learner_status(0, kLearnerEpoch + 1, at(1), now_);
+  votes_sent(0);
+  ASSERT_EQ(sent(effects_, MessageType::kPhase2B).size(), 1u);
+  const auto* credit =
+      reinterpret_cast<const LearnerCredit*>(&message_of<Phase2B>(effects_.frames()[0]) + 1);
+  EXPECT_EQ(credit->epoch, kLearnerEpoch + 1);
+  EXPECT_EQ(credit->delivered_below, 1u);
 }
 
 TEST_F(AcceptorTest, SteadyStateAllocatesNoBuffersForSmallValues) {
@@ -301,7 +316,7 @@ TEST_F(AcceptorTest, SteadyStateAllocatesNoBuffersForSmallValues) {
 TEST_F(AcceptorTest, NewCoordinatorIsToldOfEveryLearner) {
   start(3, 1);
   phase1a(ballot(1));
-  acceptor_->on_learner_status(1, at(7));
+  acceptor_->on_learner_status(1, kLearnerEpoch, at(7), now_);
   acceptor_->flush(effects_);
   effects_.clear();
   acceptor_->flush(effects_);

@@ -214,7 +214,7 @@ void Coordinator::on_phase2b(const Received& in, Nanos now) {
   const auto* credit =
       reinterpret_cast<const LearnerCredit*>(entries<Phase2BEntry>(m, m.count).data() + m.count);
   for (std::uint32_t i = 0; i < m.credits; ++i) {
-    on_credit(credit[i].learner, Instance{credit[i].delivered_below.get()}, now);
+    on_credit(credit[i].learner, credit[i].epoch, Instance{credit[i].delivered_below.get()}, now);
   }
 }
 

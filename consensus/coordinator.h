@@ -120,12 +120,12 @@ class Coordinator {
   void on_configuration(const Configuration& before, std::uint32_t self, Nanos now,
                         Effects& effects);
 
-  /// A learner's progress, however it became known.
-  void on_credit(std::uint32_t learner, Instance delivered_below, Nanos now);
+  /// A learner's progress, as an acceptor passes it on.
+  void on_credit(std::uint32_t learner, std::uint64_t epoch, Instance delivered_below, Nanos now);
   /// A learner's own report: shows that it lives, even without progress.
   /// `holds_state`: of all before `delivered_below`; others can have it from there.
-  void on_learner_status(std::uint32_t learner, Instance delivered_below, bool holds_state,
-                         Nanos now);
+  void on_learner_status(std::uint32_t learner, std::uint64_t epoch, Instance delivered_below,
+                         bool holds_state, Nanos now);
 
   /// Proposes what may be proposed, tells decisions, acknowledges. Once per burst.
   void flush(Nanos now, Effects& effects);
@@ -171,19 +171,19 @@ class Coordinator {
   static constexpr std::uint64_t kUnbounded = ~std::uint64_t{0};
   /// Times are by attention_.
   struct Learner {
-    bool known = false;
+    LearnerPlace place;
     StateOf state = StateOf::kUnknown;
     Standing standing = Standing::kGone;
-    Instance delivered_below = kFirstInstance;
     std::uint64_t reach = kUnbounded;  // trailing: how far ahead of it proposals may get
     std::uint64_t steps = 0;           // that it took since reach became less
     Nanos progressed = 0;              // or since when it has something to deliver
-    Nanos heard = 0;
-    WorstDelay silences{0, kSecond};  // but for those it was given up for
-    bool given_up = false;            // and has not come near since
-    Nanos returned = 0;               // when it was heard again
-    Nanos spared_until = 0;           // that long it is not given up for a mere silence
-    Nanos hopeless = 0;               // since when it would be given up; 0: it is not to be
+    Nanos heard = 0;                   // of it, by whomever
+    Nanos stated = 0;                  // `state`, by itself
+    WorstDelay silences{0, kSecond};   // but for those it was given up for
+    bool given_up = false;             // and has not come near since
+    Nanos returned = 0;                // when it was heard again
+    Nanos spared_until = 0;            // that long it is not given up for a mere silence
+    Nanos hopeless = 0;                // since when it would be given up; 0: it is not to be
   };
 
   Slot& slot(Instance instance) { return slots_[raw(instance) & (slots_.size() - 1)]; }
@@ -224,9 +224,11 @@ class Coordinator {
   bool stays(const Slot& slot, Nanos now);
   void pull_votes(Nanos now, Effects& effects);
   void note_heard(Learner& learner, Nanos now);
+  void note_moved(Learner& learner, const LearnerPlace& before, Nanos now);
   Instance credit_below(const Learner& learner) const;
   Instance credit_below() const;
   Instance change_below() const;
+  bool replica_goes() const;
   bool waits_for(std::size_t learner) const;
   void await_learners(Nanos now);
   void await(Learner& learner, Nanos now);

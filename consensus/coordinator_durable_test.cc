@@ -284,7 +284,7 @@ TEST_F(DurableCoordinatorTest, NewTermWaitsForNoReplicaThatStartsFromNothing) {
   coordinator_->start(now_, effects_);
   written(1);
   promise(1, {});
-  for (std::uint32_t i = 0; i < 2; ++i) coordinator_->on_learner_status(i, at(1), true, now_);
+  for (std::uint32_t i = 0; i < 2; ++i) report(i, at(1));
   coordinator_->resign();
   const Instance next = at(5'001);
   acceptor_->on_trimmed({raw(next)}, now_);  // it was given what others decided meanwhile
@@ -292,10 +292,10 @@ TEST_F(DurableCoordinatorTest, NewTermWaitsForNoReplicaThatStartsFromNothing) {
   written(2);
   promise(1, {}, next);
   ASSERT_TRUE(coordinator_->active());
-  coordinator_->on_learner_status(0, next, true, now_);
+  report(0, next);
   submit(1, 1);
   for (std::uint64_t i = 1; i <= 5; ++i) {
-    coordinator_->on_learner_status(1, at(100 * i), true, now_);
+    report(1, at(100 * i));
     pass(kMillisecond);
   }
   EXPECT_EQ(coordinator_->next_instance(), next + 1);
@@ -312,8 +312,8 @@ TEST_F(DurableCoordinatorTest, NewTermWaitsForNoReplicaThatStartsFromNothingThou
   ASSERT_TRUE(coordinator_->active());
   submit(1, 1);
   for (std::uint64_t i = 1; i <= 5; ++i) {
-    coordinator_->on_learner_status(1, at(100 * i), true, now_);
-    coordinator_->on_learner_status(0, next, true, now_);
+    report(1, at(100 * i));
+    report(0, next);
     pass(kMillisecond);
   }
   EXPECT_EQ(coordinator_->next_instance(), next + 1);
@@ -330,8 +330,8 @@ TEST_F(DurableCoordinatorTest, NewTermOutrunsNoReplicaThatTrails) {
     written(++number);
     promise(1, {}, at(next));
     ASSERT_TRUE(coordinator_->active());
-    coordinator_->on_learner_status(0, at(next), true, now_);
-    coordinator_->on_learner_status(1, at(kDelivered), true, now_);
+    report(0, at(next));
+    report(1, at(kDelivered));
     submit(1, 30);
     pass(kMillisecond);
     EXPECT_EQ(coordinator_->next_instance(), at(kEnd));
@@ -349,15 +349,15 @@ TEST_F(DurableCoordinatorTest, FirstTermOutrunsNoReplicaThatTrails) {
     start_durable(3);
     acceptor_->on_trimmed({kEnd}, now_);
     if (told) {
-      acceptor_->on_learner_status(0, at(kEnd));
-      acceptor_->on_learner_status(1, at(9));
+      acceptor_->on_learner_status(0, kLearnerEpoch, at(kEnd), now_);
+      acceptor_->on_learner_status(1, kLearnerEpoch, at(9), now_);
     }
     coordinator_->start(now_, effects_);
     written(1);
     promise(1, {}, at(kEnd));
     ASSERT_TRUE(coordinator_->active());
-    coordinator_->on_learner_status(0, at(kEnd), true, now_);
-    coordinator_->on_learner_status(1, at(9), true, now_);
+    report(0, at(kEnd));
+    report(1, at(9));
     submit(1, 30);
     pass(kMillisecond);
     EXPECT_EQ(coordinator_->next_instance(), at(kEnd)) << told;
@@ -368,9 +368,9 @@ TEST_F(DurableCoordinatorTest, FirstTermOutrunsNoReplicaThatTrails) {
 TEST_F(DurableCoordinatorTest, TermBeginsWithTheLatestThatIsKnownOfAllLearners) {
   start_durable(3);
   acceptor_->on_trimmed({20'000}, now_);
-  for (std::uint32_t i = 0; i < 2; ++i) coordinator_->on_learner_status(i, at(10), true, now_);
-  acceptor_->on_learner_status(0, at(20'000));
-  acceptor_->on_learner_status(1, at(19'300));  // within a window
+  for (std::uint32_t i = 0; i < 2; ++i) report(i, at(10));
+  acceptor_->on_learner_status(0, kLearnerEpoch, at(20'000), now_);
+  acceptor_->on_learner_status(1, kLearnerEpoch, at(19'300), now_);  // within a window
   coordinator_->start(now_, effects_);
   written(1);
   promise(1, {}, at(20'000));

@@ -16,7 +16,7 @@ TEST_F(TrailingLearnerTest, IsGivenUpWhenSilentAndComesBackIfTheLogStillHasWhatI
   const std::uint64_t before = next();
   feed(5);
   EXPECT_EQ(next(), before + 5);
-  coordinator_->on_learner_status(1, at(kFirst + 20), true, now_);
+  report(1, at(kFirst + 20));
   feed(25);
   EXPECT_EQ(next(), kFirst + 20 + kRetain);
 }
@@ -43,7 +43,7 @@ TEST_F(TrailingLearnerTest, IsNotGivenUpBeforeAnotherIsHeardOfThatHasItsState) {
   fall_behind();
   pass(190 * kMillisecond);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
-  coordinator_->on_learner_status(0, at(next()), true, now_);
+  report(0, at(next()));
   turn();  // at once: nothing is proposed meanwhile
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
 }
@@ -52,7 +52,7 @@ TEST_F(TrailingLearnerTest, IsGivenUpWhenItReportsButStandsStill) {
   fall_behind();
   for (int i = 0; i < 110; ++i) {
     alive();
-    coordinator_->on_learner_status(0, at(next()), true, now_);
+    report(0, at(next()));
     pass(10 * kMillisecond);
   }
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
@@ -67,16 +67,62 @@ TEST_F(TrailingLearnerTest, IsNotGivenUpForOneThatIsNotHeardOfItself) {
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
 }
 
+// What acceptors pass on was perhaps said before whoever said it died.
+TEST_F(TrailingLearnerTest, IsNotGivenUpForOneThatOnlyOthersTellOf) {
+  be_usual();
+  exhaust_log();
+  others_report_ = false;
+  for (int i = 0; i < 20; ++i) {
+    coordinator_->on_credit(0, kLearnerEpoch, at(next() + i), now_);
+    pass(kMillisecond);
+  }
+  EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+}
+
+// It executes everything again from the first instance, and may be the last that can.
+TEST_F(TrailingLearnerTest, IsWaitedForWhereItIsAfterItStartedAgain) {
+  start(3);
+  elect();
+  report(0, at(1));
+  report(1, at(1));
+  for (int i = 0; i < 500; ++i) {
+    feed(1);
+    report(1, at(next()));
+  }
+  others_report_ = false;  // the other one dies
+  constexpr std::uint64_t kAgain = 20;
+  for (int i = 0; i < 3'000; ++i) {
+    feed(1);
+    report(1, at(kAgain), true, kLearnerEpoch + 1);
+    coordinator_->on_credit(1, kLearnerEpoch, at(500), now_);  // by an acceptor that does not know
+    pass(kMillisecond);
+  }
+  EXPECT_EQ(next(), kAgain + kRetain);
+}
+
+TEST_F(TrailingLearnerTest, IsNotWaitedForIfItStartsAgainBehindTheLog) {
+  be_usual();
+  for (int i = 0; i < 100; ++i) {
+    const std::uint64_t before = next();
+    feed(1);
+    report(1, at(1), true, kLearnerEpoch + 1);  // it has not noticed yet
+    EXPECT_EQ(next(), before + 1);
+  }
+  report(1, at(next()), false, kLearnerEpoch + 1);
+  const std::uint64_t counted = count(CoordinatorCounter::kLearnersBack);
+  EXPECT_EQ(counted, 3u);  // both at first, and it again
+}
+
 TEST_F(TrailingLearnerTest, IsNotGivenUpForOneThatIsStillFetchingItsState) {
   be_usual();
   others_hold_ = false;
   exhaust_log();
   for (int i = 0; i < 300; ++i) {
-    coordinator_->on_learner_status(0, at(next()), false, now_);
+    report(0, at(next()), false);
     pass(10 * kMillisecond);
   }
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
-  coordinator_->on_learner_status(0, at(next()), true, now_);  // it has it
+  report(0, at(next()));  // it has it
   pass(20 * kMillisecond);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
 }
@@ -85,11 +131,11 @@ TEST_F(TrailingLearnerTest, IsWaitedForThoughThisCoordinatorNeverHeardOfIt) {
   start(3);
   elect();  // of an acceptor that has only just got its place
   others_hold_ = false;
-  coordinator_->on_learner_status(0, at(1), false, now_);
+  report(0, at(1), false);
   for (std::uint64_t i = 0; i < 2 * kRetain; ++i) feed(1);
   EXPECT_EQ(next(), 1 + kRetain);
   for (int i = 0; i < 300; ++i) {
-    coordinator_->on_learner_status(0, at(next()), false, now_);
+    report(0, at(next()), false);
     pass(10 * kMillisecond);
   }
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
@@ -120,7 +166,7 @@ TEST_F(TrailingLearnerTest, IsWaitedForIfItAloneExecutesAPartition) {
 TEST_F(TrailingLearnerTest, IsGivenUpIfItLacksItsStateThoughNobodyHasOne) {
   be_usual();
   others_hold_ = false;
-  coordinator_->on_learner_status(1, at(next()), false, now_);
+  report(1, at(next()), false);
   exhaust_log();
   pass(20 * kMillisecond);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
@@ -129,9 +175,9 @@ TEST_F(TrailingLearnerTest, IsGivenUpIfItLacksItsStateThoughNobodyHasOne) {
 TEST_F(TrailingLearnerTest, IsNotTakenOutWhileNobodyElseHasItsState) {
   be_usual();
   const Change change = removal(1);
-  coordinator_->on_learner_status(0, at(next()), false, now_);
+  report(0, at(next()), false);
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kLastState);
-  coordinator_->on_learner_status(0, at(next()), true, now_);
+  report(0, at(next()));
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
 }
 
@@ -151,12 +197,12 @@ TEST_F(TrailingLearnerTest, IsReplacedOnlyIfSomebodyCanGiveItsStateToTheNewOne) 
 TEST_F(TrailingLearnerTest, IsWaitedForThoughItWasLastHeardOfLongAgo) {
   start(3);
   give_decided(2'000);
-  acceptor_->on_learner_status(0, at(2'000));
-  acceptor_->on_learner_status(1, at(1));
+  acceptor_->on_learner_status(0, kLearnerEpoch, at(2'000), now_);
+  acceptor_->on_learner_status(1, kLearnerEpoch, at(1), now_);
   coordinator_->start(now_, effects_);
   promise(1, {}, at(2'000));
   ASSERT_TRUE(coordinator_->active());
-  coordinator_->on_learner_status(0, at(2'000), true, now_);
+  report(0, at(2'000));
   submit(1, 30);
   turn();
   EXPECT_EQ(next(), 2'000u);
@@ -169,34 +215,35 @@ TEST_F(TrailingLearnerTest, IsNotWaitedForIfItSaysThatItLacksItsStateWhenATermBe
   coordinator_->start(now_, effects_);
   promise(1, {}, at(2'000));
   ASSERT_TRUE(coordinator_->active());
-  coordinator_->on_learner_status(0, at(2'000), true, now_);
+  report(0, at(2'000));
   submit(1, 1);
   for (int i = 0; i < 4; ++i) {
-    coordinator_->on_learner_status(1, at(1), false, now_);
+    report(1, at(1), false);
     pass(5 * kMillisecond);
   }
   EXPECT_EQ(next(), 2'001u);
 }
 
-// An acceptor that died asks to be replaced all the while.
+// An acceptor that died asks to be replaced all the while, and another replica is dead as well.
 TEST_F(TrailingLearnerTest, IsTakenOutThoughAChangeWaitsForIt) {
   start(3);
+  configuration_.learners.push_back({learner_id(2), endpoint_of(learner_id(2)), PartitionMask{4}});
   elect();
-  coordinator_->on_learner_status(0, at(1), true, now_);
+  report(0, at(1));
   configuration_.learners[0].partitions = PartitionMask{1};
   configuration_.learners[1].partitions = PartitionMask{4};  // of which nobody has ever heard
   for (std::uint64_t i = 0; i < 2 * kRetain; ++i) feed(1);
-  for (std::uint32_t i = 0; i < Acceptor::kChangesKept; ++i) ASSERT_TRUE(replace_acceptor());
+  for (std::uint32_t i = 0; i < kReplacements; ++i) ASSERT_TRUE(replace_acceptor());
   EXPECT_FALSE(replace_acceptor());
   for (int i = 0; i < 600; ++i) {
-    coordinator_->on_learner_status(0, at(next()), true, now_);
+    report(0, at(next()));
     pass(5 * kMillisecond);
     effects_.clear();
   }
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
   EXPECT_EQ(coordinator_->change(removal(1), now_), ChangeVerdict::kAllowed);
   turn();
-  EXPECT_EQ(count(CoordinatorCounter::kMembersChanged), Acceptor::kChangesKept + 1);
+  EXPECT_EQ(count(CoordinatorCounter::kMembersChanged), kReplacements + 1);
 }
 
 // One that has fallen behind what is kept will find that it cannot go on: it gives nobody a state.
@@ -205,15 +252,15 @@ TEST_F(TrailingLearnerTest, IsNotTakenOutForOneThatHasFallenBehindTheLog) {
   give_decided(2'000);
   coordinator_->start(now_, effects_);
   promise(1, {}, at(2'000));
-  coordinator_->on_learner_status(0, at(5), true, now_);
-  coordinator_->on_learner_status(1, at(2'000), true, now_);
+  report(0, at(5));
+  report(1, at(2'000));
   EXPECT_EQ(coordinator_->change(removal(1), now_), ChangeVerdict::kLastState);
 }
 
 TEST_F(TrailingLearnerTest, HoldsNobodyUpOnceItIsToBeTakenOut) {
   start(3);
   elect();
-  coordinator_->on_learner_status(0, at(1), true, now_);
+  report(0, at(1));
   configuration_.learners[1].partitions = PartitionMask{4};  // of which nobody has ever heard
   for (std::uint64_t i = 0; i < 2 * kRetain; ++i) feed(1);
   pass(2 * kSecond);
@@ -229,13 +276,13 @@ TEST_F(TrailingLearnerTest, WhatIsKnownOfItsStateEndsWithTheTerm) {
   elect();
   const Change change = removal(0);
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kLastState);
-  coordinator_->on_learner_status(1, at(next()), true, now_);
+  report(1, at(next()));
   EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
 }
 
 TEST_F(TrailingLearnerTest, IsTakenOutIfItHasNotBeenHeardOfForLong) {
   be_usual();
-  coordinator_->on_learner_status(0, at(next()), false, now_);
+  report(0, at(next()), false);
   pass(1'100 * kMillisecond);
   EXPECT_EQ(coordinator_->change(removal(1), now_), ChangeVerdict::kAllowed);
 }
@@ -266,7 +313,7 @@ TEST_F(TrailingLearnerTest, IsWaitedForAPartOfWhatComingBackTakesAtMost) {
   be_usual();
   feed(1);
   pass(150 * kMillisecond);
-  coordinator_->on_learner_status(1, at(next()), true, now_);  // it was silent, and is not given up
+  report(1, at(next()));  // it was silent, and is not given up
   exhaust_log();
   pass(10 * kMillisecond);
   other_reports();
@@ -283,9 +330,9 @@ TEST_F(TrailingLearnerTest, IsSparedForAWhileOnceItHadToFetchItsState) {
   other_reports();
   ASSERT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
   feed(2 * kRetain);
-  coordinator_->on_learner_status(1, at(next()), false, now_);  // lives again, and fetches
+  report(1, at(next()), false);  // lives again, and fetches
   pass(50 * kMillisecond);
-  coordinator_->on_learner_status(1, at(next()), true, now_);
+  report(1, at(next()));
   exhaust_log();
   pass_with_the_other(10);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
@@ -305,7 +352,7 @@ TEST_F(TrailingLearnerTest, IsNotGivenUpIfNobodyElseWhoLivesHasItsState) {
   feed(1);
   EXPECT_EQ(next(), stopped);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
-  coordinator_->on_learner_status(0, at(next()), true, now_);
+  report(0, at(next()));
   pass(5 * kMillisecond);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
   feed(1);

@@ -39,21 +39,21 @@ Instance Coordinator::credit_below(const Learner& learner) const {
   }
   // What was proposed before went as far as it was let. (A replica that had been given up then, and
   // so counts as lost, may be outrun by the bytes of it.)
-  const Instance kept = next_ < recovered_below_
-                            ? acceptor_.kept_for_changes(learner.delivered_below)
-                            : acceptor_.kept_until(learner.delivered_below);
+  const Instance kept = next_ < recovered_below_ ? acceptor_.kept_for_changes(learner.place.below())
+                                                 : acceptor_.kept_until(learner.place.below());
   const bool trails = learner.standing == Standing::kTrailing;
   if (trails && learner.reach == kUnbounded) return kept;
-  return std::min(kept,
-                  learner.delivered_below + (trails ? learner.reach : options_.learner_window));
+  return std::min(kept, learner.place.below() + (trails ? learner.reach : options_.learner_window));
 }
 
 /// (One that is to be taken out holds nobody up any more.)
 bool Coordinator::waits_for(std::size_t learner) const {
-  const bool goes =
-      wanted_ && wanted_->kind == JoinKind::kReplica && wanted_->verb != ChangeVerb::kAdd;
   return learners_[learner].standing != Standing::kGone &&
-         !(goes && configuration_.learners[learner].id == wanted_->member);
+         !(replica_goes() && configuration_.learners[learner].id == wanted_->member);
+}
+
+bool Coordinator::replica_goes() const {
+  return wanted_ && wanted_->kind == JoinKind::kReplica && wanted_->verb != ChangeVerb::kAdd;
 }
 
 Instance Coordinator::credit_below() const {
@@ -65,26 +65,31 @@ Instance Coordinator::credit_below() const {
 }
 
 /// How far changes of members may go: past commands, for a replica that is waited for may need an
-/// acceptor replaced, but not past what that replica still needs.
+/// acceptor replaced, but not past what that replica still needs. The last places are for those
+/// that take a replica out, or two that are dead would keep each other in.
 Instance Coordinator::change_below() const {
   Instance below{~std::uint64_t{0}};
   if (acceptor_.keeps_all()) return below;
+  const std::uint32_t left = replica_goes() ? 0 : kLearnersMax;
   for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
     if (!waits_for(i)) continue;
-    below = std::min(below, acceptor_.kept_for_changes(learners_[i].delivered_below));
+    const Instance kept = acceptor_.kept_for_changes(learners_[i].place.below());
+    below = std::min(below, Instance{raw(kept) - left});
   }
   return below;
 }
 
-void Coordinator::on_learner_status(std::uint32_t learner, Instance delivered_below,
-                                    bool holds_state, Nanos now) {
+void Coordinator::on_learner_status(std::uint32_t learner, std::uint64_t epoch,
+                                    Instance delivered_below, bool holds_state, Nanos now) {
   if (learner >= configuration_.learners.size()) return;
   Learner& state = learners_[learner];
   note_heard(state, now);
+  state.stated = state.heard;
   state.state = !holds_state            ? StateOf::kLacking
                 : lost(delivered_below) ? StateOf::kUnknown  // it is about to notice
                                         : StateOf::kHeld;
-  on_credit(learner, delivered_below, now);
+  const LearnerPlace before = state.place;
+  if (state.place.tell(epoch, delivered_below, now)) note_moved(state, before, now);
   if (state.standing != Standing::kGone && holds_state) note_near(state);
   // That this one lives may be what is waited for, to go on without another.
   if (blocked_) schedule(now);
@@ -95,36 +100,42 @@ void Coordinator::note_heard(Learner& learner, Nanos now) {
   learner.silences.fade(now);
   if (learner.given_up) {
     if (learner.returned == 0) learner.returned = awake;
-  } else if (learner.delivered_below < decided_below_) {  // one without work has nothing to tell
+  } else if (learner.place.below() < decided_below_) {  // one without work has nothing to tell
     learner.silences.note(awake - learner.heard, now);
   }
   learner.heard = awake;
 }
 
-void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nanos now) {
+void Coordinator::on_credit(std::uint32_t learner, std::uint64_t epoch, Instance delivered_below,
+                            Nanos now) {
   if (learner >= configuration_.learners.size()) return;
   Learner& state = learners_[learner];
-  const bool first = !state.known;
-  if (!first && delivered_below <= state.delivered_below) return;
+  const LearnerPlace before = state.place;
+  if (!state.place.pass_on(epoch, delivered_below)) return;
   note_heard(state, now);
-  const std::uint64_t progress = delivered_below - state.delivered_below;
-  state.known = true;
-  state.delivered_below = delivered_below;
-  state.progressed = state.heard;
+  note_moved(state, before, now);
+}
+
+void Coordinator::note_moved(Learner& learner, const LearnerPlace& before, Nanos now) {
+  const Instance below = learner.place.below();
+  const bool back = before.known() && below < before.below();
+  if (back) learner.standing = Standing::kGone;  // it starts again: as if it had not been there
+  learner.progressed = attention_.awake(now);
+  Instance fastest = below;
+  for (const Learner& other : learners_) fastest = std::max(fastest, other.place.below());
   for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
-    leave_behind(learners_[i], delivered_below);
+    leave_behind(learners_[i], fastest);
   }
-  if (state.standing == Standing::kInSet) return;
-  Instance fastest = delivered_below;
-  for (const Learner& other : learners_) fastest = std::max(fastest, other.delivered_below);
-  if (delivered_below + options_.learner_window / 2 >= fastest) {
-    state.standing = Standing::kInSet;
+  if (learner.standing == Standing::kInSet) return;
+  const bool first = back || !before.known();
+  if (below + options_.learner_window / 2 >= fastest) {
+    learner.standing = Standing::kInSet;
     counters_[CoordinatorCounter::kLearnersBack].add();
-  } else if (state.standing == Standing::kTrailing) {
-    pace(state, progress);
-  } else if (first && acceptor_.keeps_all() ? within_memory(state)
-                                            : acceptor_.kept_until(delivered_below) > next_) {
-    trail(state);
+  } else if (learner.standing == Standing::kTrailing) {
+    pace(learner, first ? 0 : below - before.below());
+  } else if (first && acceptor_.keeps_all() ? within_memory(learner)
+                                            : acceptor_.kept_until(below) > next_) {
+    trail(learner);
   }
 }
 
@@ -133,7 +144,7 @@ void Coordinator::on_credit(std::uint32_t learner, Instance delivered_below, Nan
 /// it may have all there ever was to execute first, and nobody waits for it if that is more than
 /// memory keeps.
 void Coordinator::leave_behind(Learner& learner, Instance front) {
-  const Instance below = learner.delivered_below;
+  const Instance below = learner.place.below();
   const bool far = below + options_.learner_window + Acceptor::kChangesKept < front;
   if (learner.standing == Standing::kInSet && far) {
     trail(learner);
@@ -145,7 +156,7 @@ void Coordinator::leave_behind(Learner& learner, Instance front) {
 
 /// Whether the order has gone no further past it than for one that is waited for.
 bool Coordinator::within_memory(const Learner& learner) const {
-  return acceptor_.kept_for_changes(learner.delivered_below) > next_;
+  return acceptor_.kept_for_changes(learner.place.below()) > next_;
 }
 
 void Coordinator::trail(Learner& learner) {
@@ -157,7 +168,7 @@ void Coordinator::trail(Learner& learner) {
 /// and less with every step that it takes.
 void Coordinator::pace(Learner& learner, std::uint64_t progress) {
   const std::uint64_t near = options_.learner_window / 2;
-  const std::uint64_t ahead = next_ > learner.delivered_below ? next_ - learner.delivered_below : 0;
+  const std::uint64_t ahead = next_ > learner.place.below() ? next_ - learner.place.below() : 0;
   if (learner.reach == kUnbounded) {
     learner.reach = ahead + near;
     learner.steps = 0;
@@ -184,7 +195,7 @@ void Coordinator::note_near(Learner& learner) {
 void Coordinator::note_debtors(Nanos now) {
   for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
     Learner& learner = learners_[i];
-    if (learner.delivered_below >= decided_below_) learner.progressed = attention_.awake(now);
+    if (learner.place.below() >= decided_below_) learner.progressed = attention_.awake(now);
   }
 }
 
@@ -197,16 +208,13 @@ void Coordinator::greet_learners(Nanos now) {
     learner.progressed = learner.heard = attention_.awake(now);
     learner.given_up = false;
     learner.state = StateOf::kUnknown;
-    const Acceptor::Credit& told = acceptor_.credit(i);
-    if (told.known && !lost(told.delivered_below)) {
-      learner.delivered_below = std::max(learner.delivered_below, told.delivered_below);
-      learner.known = true;
-    }
-    if (!learner.known) learner.delivered_below = acceptor_.trimmed_below();
+    const LearnerPlace& told = acceptor_.place_of(i);
+    if (told.known() && !lost(told.below())) learner.place.pass_on(told.epoch(), told.below());
+    if (!learner.place.known()) learner.place.presume(acceptor_.trimmed_below());
     leave_behind(learner, next_);
     if (learner.standing != Standing::kGone || configuration_.learners[i].id == kNoNode) continue;
-    const bool waited = acceptor_.keeps_all() ? learner.known && within_memory(learner)
-                                              : !lost(learner.delivered_below);
+    const bool waited = acceptor_.keeps_all() ? learner.place.known() && within_memory(learner)
+                                              : !lost(learner.place.below());
     if (waited) trail(learner);
   }
 }
@@ -226,7 +234,7 @@ Nanos Coordinator::learner_stall() const {
 bool Coordinator::hopeless(Learner& learner, Nanos now) const {
   const Nanos idle = idle_time(learner, now);
   // (One that lacks its state and more than is kept fetches both from another.)
-  const bool fetches = learner.state == StateOf::kLacking && lost(learner.delivered_below);
+  const bool fetches = learner.state == StateOf::kLacking && lost(learner.place.below());
   const bool alive = silence(learner, now) < patience(learner, now) && idle < kLearnerIdleMax;
   const bool none = idle >= learner_stall() && (fetches || !alive);
   if (!none) {
@@ -238,7 +246,7 @@ bool Coordinator::hopeless(Learner& learner, Nanos now) const {
 }
 
 Nanos Coordinator::idle_time(const Learner& learner, Nanos now) const {
-  const bool owes = learner.delivered_below < decided_below_;
+  const bool owes = learner.place.below() < decided_below_;
   return owes ? attention_.awake(now) - learner.progressed : 0;
 }
 
@@ -299,9 +307,10 @@ Nanos Coordinator::patience(const Learner& learner, Nanos now) const {
 bool Coordinator::has_state(const Learner& learner, Nanos since, Nanos now) const {
   const LearnerMember& member = configuration_.learners[place_of(learner)];
   if (member.id == kNoNode || learner.standing == Standing::kGone) return false;
-  if (learner.heard < since) return false;
+  // What acceptors tell of it may be older than its death.
+  if (learner.stated < since) return false;
   if (learner.state != StateOf::kHeld) return false;
-  const bool current = learner.delivered_below >= decided_below_;
+  const bool current = learner.place.below() >= decided_below_;
   return silence(learner, now) < (current ? kAliveWithin : patience(learner, now));
 }
 

@@ -13,16 +13,16 @@ TEST_F(CoordinatorTest, SlowLearnerSlowsAndAStoppedOneLeavesTheSetAndReturns) {
   options.learner_window = 16;
   start(3, options);
   elect();
-  coordinator_->on_credit(0, at(1), now_);
-  coordinator_->on_credit(1, at(1), now_);
+  coordinator_->on_credit(0, kLearnerEpoch, at(1), now_);
+  coordinator_->on_credit(1, kLearnerEpoch, at(1), now_);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 2u);
   submit(1, 60);
   turn();
   EXPECT_EQ(proposed().size(), 16u);  // slowed
   vote_for(1, 16);
   effects_.clear();
-  coordinator_->on_credit(0, at(17), now_);
-  coordinator_->on_credit(1, at(5), now_);
+  coordinator_->on_credit(0, kLearnerEpoch, at(17), now_);
+  coordinator_->on_credit(1, kLearnerEpoch, at(5), now_);
   turn();
   EXPECT_EQ(proposed().size(), 4u);  // as far as the slower of the two allows
   vote_for(17, 20);
@@ -30,17 +30,17 @@ TEST_F(CoordinatorTest, SlowLearnerSlowsAndAStoppedOneLeavesTheSetAndReturns) {
   // The slow one makes progress: it goes on slowing, and stays.
   for (std::uint64_t i = 6; i <= 10; ++i) {
     pass(kMillisecond);
-    coordinator_->on_credit(1, at(i), now_);
+    coordinator_->on_credit(1, kLearnerEpoch, at(i), now_);
   }
   EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 0u);
   effects_.clear();
-  coordinator_->on_credit(0, at(21), now_);
+  coordinator_->on_credit(0, kLearnerEpoch, at(21), now_);
   pass(25 * kMillisecond);  // it stopped
   EXPECT_EQ(count(CoordinatorCounter::kLearnersLeft), 1u);
-  EXPECT_EQ(coordinator_->next_instance(), at(21 + 16));  // the other one counts as before
-  coordinator_->on_credit(1, at(11), now_);               // alive, but too far behind
+  EXPECT_EQ(coordinator_->next_instance(), at(21 + 16));    // the other one counts as before
+  coordinator_->on_credit(1, kLearnerEpoch, at(11), now_);  // alive, but too far behind
   EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 2u);
-  coordinator_->on_credit(1, at(14), now_);
+  coordinator_->on_credit(1, kLearnerEpoch, at(14), now_);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 3u);
 }
 
@@ -71,17 +71,17 @@ TEST_F(TrailingLearnerTest, IsWaitedForBeforeTheAcceptorsHaveNoRoomForWhatItLack
 // A replica cut off may be the last that has its state, while acceptors come and go.
 TEST_F(TrailingLearnerTest, IsOutrunNeitherByCommandsNorByChangesOfMembers) {
   fall_behind();
-  for (std::uint32_t i = 0; i < Acceptor::kChangesKept; ++i) {
+  for (std::uint32_t i = 0; i < kReplacements; ++i) {
     ASSERT_TRUE(replace_acceptor()) << i;
     feed(1);
   }
-  EXPECT_EQ(next(), kFirst + kRetain + Acceptor::kChangesKept);
+  EXPECT_EQ(next(), kFirst + kRetain + kReplacements);
   EXPECT_FALSE(replace_acceptor());
-  EXPECT_EQ(acceptor_->trimmed_below(), at(kFirst));
+  EXPECT_LE(acceptor_->trimmed_below(), at(kFirst));
   pass(kMillisecond);
-  coordinator_->on_learner_status(1, at(kFirst + 1), true, now_);
+  report(1, at(kFirst + 1));
   turn();
-  EXPECT_EQ(next(), kFirst + kRetain + Acceptor::kChangesKept + 1);
+  EXPECT_EQ(next(), kFirst + kRetain + kReplacements + 1);
 }
 
 // They were let then, and nothing is forgotten for them; but what is new waits.
@@ -93,7 +93,7 @@ TEST_F(TrailingLearnerTest, HoldsUpNothingThatIsProposedAgainAndAllThatFollows) 
   coordinator_->start(now_, effects_);
   promise(1, give_decided(65));
   for (std::uint32_t i = 0; i < configuration_.learners.size(); ++i) {
-    coordinator_->on_learner_status(i, at(1), true, now_);
+    report(i, at(1));
   }
   ASSERT_EQ(acceptor_->kept_until(at(1)), at(1));
   submit(1, 100);
@@ -110,8 +110,8 @@ TEST_F(TrailingLearnerTest, HoldsUpNothingThatIsProposedAgainAndAllThatFollows) 
 TEST_F(TrailingLearnerTest, CountsAsItsAcceptorKnewItWhenATermBegins) {
   start(3);
   give_decided(1'100);  // its memory is full, as usual
-  acceptor_->on_learner_status(0, at(1'100));
-  acceptor_->on_learner_status(1, at(1'090));
+  acceptor_->on_learner_status(0, kLearnerEpoch, at(1'100), now_);
+  acceptor_->on_learner_status(1, kLearnerEpoch, at(1'090), now_);
   coordinator_->start(now_, effects_);
   promise(1, {}, at(1'100));
   ASSERT_TRUE(coordinator_->active());
@@ -130,12 +130,12 @@ TEST_F(TrailingLearnerTest, IsNotInTheSetIfItIsFarBackWhenATermBegins) {
   coordinator_->start(now_, effects_);
   promise(1, {}, next);
   ASSERT_TRUE(coordinator_->active());
-  coordinator_->on_learner_status(0, next, true, now_);
-  coordinator_->on_learner_status(1, at(kFirst + 1), true, now_);
+  report(0, next);
+  report(1, at(kFirst + 1));
   submit(1, 1);
   pass(kMillisecond);
   EXPECT_EQ(coordinator_->next_instance(), next + 1);
-  coordinator_->on_learner_status(1, next, true, now_);
+  report(1, next);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 4u);
 }
 
@@ -146,7 +146,7 @@ TEST_F(TrailingLearnerTest, ComesNearOnceItMovesAtTheCostOfATenth) {
   std::uint64_t steps = 0;
   const std::uint64_t before = next();
   for (; count(CoordinatorCounter::kLearnersBack) < 3 && steps < 20 * kRetain; ++steps) {
-    coordinator_->on_learner_status(1, at(++delivered), true, now_);
+    report(1, at(++delivered));
     if (sequence_ < next() + 4) feed(2);  // there is always more
     pass(kMillisecond);
     ASSERT_LE(next(), delivered + kRetain);
@@ -165,7 +165,7 @@ TEST_F(TrailingLearnerTest, HoldsNobodyUpIfItStopsAgainOnItsWay) {
   pass(25 * kMillisecond);
   while (next() < kFirst + kRetain / 2) feed(1);
   for (std::uint64_t i = 1; i <= 40; ++i) {
-    coordinator_->on_learner_status(1, at(kFirst + i), true, now_);
+    report(1, at(kFirst + i));
     feed(2);
     pass(kMillisecond);
   }
@@ -173,7 +173,7 @@ TEST_F(TrailingLearnerTest, HoldsNobodyUpIfItStopsAgainOnItsWay) {
   EXPECT_LE(before, kFirst + 40 + kRetain / 2 + 8);
   feed(20);
   EXPECT_LE(next(), before + 2);
-  coordinator_->on_learner_status(1, at(kFirst + 40), true, now_);  // it lives, and stands still
+  report(1, at(kFirst + 40));  // it lives, and stands still
   pass(25 * kMillisecond);
   feed(100);
   EXPECT_GE(next(), before + 100);
@@ -182,7 +182,7 @@ TEST_F(TrailingLearnerTest, HoldsNobodyUpIfItStopsAgainOnItsWay) {
 TEST_F(TrailingLearnerTest, KeepsNoCoordinatorAwakeThatHasResigned) {
   fall_behind();
   coordinator_->resign();
-  coordinator_->on_learner_status(0, at(next()), true, now_);
+  report(0, at(next()));
   EXPECT_EQ(coordinator_->deadline(), kNever);
 }
 

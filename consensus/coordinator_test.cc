@@ -316,9 +316,9 @@ TEST_F(CoordinatorTest, CreditComesInVotesAndOldCreditTakesNothingBack) {
   start(3, options);
   elect();
   const auto credit = [&](std::uint64_t below) {
-    coordinator_->on_phase2b(
-        frames_.phase2b(acceptor_id(1), coordinator_->ballot(), {}, {LearnerCredit{0u, below}}),
-        now_);
+    coordinator_->on_phase2b(frames_.phase2b(acceptor_id(1), coordinator_->ballot(), {},
+                                             {LearnerCredit{0u, kLearnerEpoch, below}}),
+                             now_);
   };
   credit(1);
   submit(1, 60);
@@ -334,8 +334,8 @@ TEST_F(CoordinatorTest, CreditComesInVotesAndOldCreditTakesNothingBack) {
 TEST_F(CoordinatorTest, CreditOfALearnerThatIsNotConfiguredIsIgnored) {
   start(3);
   elect();
-  coordinator_->on_credit(2, at(1), now_);
-  coordinator_->on_credit(kLearnersMax + 5, at(1), now_);
+  coordinator_->on_credit(2, kLearnerEpoch, at(1), now_);
+  coordinator_->on_credit(kLearnersMax + 5, kLearnerEpoch, at(1), now_);
   EXPECT_EQ(count(CoordinatorCounter::kLearnersBack), 0u);
 }
 

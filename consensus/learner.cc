@@ -234,13 +234,12 @@ void Learner::report(Nanos now, Effects& effects) {
   // Every fourth report goes to another acceptor: the preferential one may be dead.
   const std::size_t count = configuration_.acceptors.size();
   const std::size_t other = reports_++ % 4 == 3 ? reports_ / 4 % count : 0;
-  std::size_t to = (self_ + other) % count;
-  // Without progress it is only a sign of life, which nobody can pass on.
+  const std::size_t to = (self_ + other) % count;
+  // And each to the coordinator: nobody else can pass on that this learner lives.
   const auto coordinator = configuration_.acceptor_index(coordinator_of(decided_.ballot));
-  if (!changed && (waiting || other == 0) && coordinator) to = *coordinator;
   const LearnerStatus status{raw(next_), lacks_state_, {}};
   for (std::size_t i = 0; i < count; ++i) {
-    if (i != to && !lacks_state_) continue;
+    if (i != to && coordinator != i && !lacks_state_) continue;
     effects.send_now(configuration_.acceptors[i].endpoint, MessageType::kLearnerStatus, status);
   }
 }

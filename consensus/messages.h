@@ -171,6 +171,7 @@ struct Phase2BEntry {
 };
 struct LearnerCredit {
   u32le learner;
+  u64le epoch;  // of the learner's start
   u64le delivered_below;
 };
 struct Phase2B {

@@ -50,7 +50,7 @@ class MessagesTest : public testing::Test {
     add(frames_.phase2b(acceptor_id(1), ballot(1),
                         {Frames::entry(at(1), content.value, just(1)),
                          Frames::entry(at(2), content.value, just(2))},
-                        {LearnerCredit{0u, 5ull}}));
+                        {LearnerCredit{0u, 1ull, 5ull}}));
     add(frames_.decision({ballot(1), at(1), at(2)}));
     add(MessageType::kReject, Reject{5ull, 4ull});
     add(frames_.pull(learner_id(0), PullKind::kValue, kNoBallot, {{1ull, ~0ull}, {2ull, 1ull}}));

@@ -272,8 +272,9 @@ void AcceptorNode::on_learner_status(const Received& in, Nanos now) {
   }
   const auto& m = message<LearnerStatus>(in.frame);
   const Instance below{m.delivered_below.get()};
-  acceptor_.on_learner_status(*learner, below);
-  coordinator_.on_learner_status(*learner, below, m.lacks_state == 0, now);
+  const std::uint64_t epoch = in.frame.header->sender_epoch;
+  acceptor_.on_learner_status(*learner, epoch, below, now);
+  coordinator_.on_learner_status(*learner, epoch, below, m.lacks_state == 0, now);
 }
 
 void AcceptorNode::add_counters(dataplane::Registry& registry, const std::string& node) {

@@ -82,10 +82,15 @@ class CoordinatorTest : public testing::Test {
     coordinator_->tick(now_, effects_);
     coordinator_->flush(now_, effects_);
   }
+  /// By the learner itself.
+  void report(std::uint32_t learner, Instance below, bool holds_state = true,
+              std::uint64_t epoch = kLearnerEpoch) {
+    coordinator_->on_learner_status(learner, epoch, below, holds_state, now_);
+  }
   /// All learners have delivered everything, and say so.
   void learners_follow() {
     for (std::uint32_t i = 0; i < configuration_.learners.size(); ++i) {
-      coordinator_->on_learner_status(i, coordinator_->next_instance(), true, now_);
+      report(i, coordinator_->next_instance());
     }
   }
   /// Polls as a node does, whenever the coordinator wants to be, until `time` has passed.

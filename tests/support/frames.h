@@ -19,6 +19,7 @@ namespace annulus::support {
 using namespace annulus::consensus;
 
 constexpr std::uint64_t kCluster = 77;
+constexpr std::uint64_t kLearnerEpoch = 5;
 constexpr std::uint32_t kValueBytesMax = 65'536;
 
 inline NodeId acceptor_id(std::uint32_t i) { return NodeId{i + 1}; }

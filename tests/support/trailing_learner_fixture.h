@@ -10,6 +10,8 @@ class TrailingLearnerTest : public CoordinatorTest {
  protected:
   // Of what the acceptors keep, what commands use.
   static constexpr std::uint64_t kRetain = 1'024 - Acceptor::kChangesKept;
+  // Of acceptors, while it is waited for.
+  static constexpr std::uint64_t kReplacements = Acceptor::kChangesKept - kLearnersMax;
   static constexpr std::uint64_t kFirst = 9;  // what the learner has delivered up to
 
   void begin() {
@@ -17,8 +19,8 @@ class TrailingLearnerTest : public CoordinatorTest {
     options.learner_window = 16;
     start(3, options);
     elect();
-    coordinator_->on_learner_status(0, at(1), true, now_);
-    coordinator_->on_learner_status(1, at(kFirst), true, now_);
+    report(0, at(1));
+    report(1, at(kFirst));
   }
   /// One learner stands still, the other follows, until nothing is proposed any more.
   void fall_behind() {
@@ -43,7 +45,7 @@ class TrailingLearnerTest : public CoordinatorTest {
       turn();
       const std::uint64_t undecided = raw(coordinator_->decided_below());
       if (next() > undecided) vote_for(undecided, next() - 1);
-      if (others_report_) coordinator_->on_learner_status(0, at(next()), others_hold_, now_);
+      if (others_report_) report(0, at(next()), others_hold_);
       effects_.clear();
     }
   }
@@ -54,7 +56,7 @@ class TrailingLearnerTest : public CoordinatorTest {
             .member = configuration_.learners[learner].id,
             .comes = {}};
   }
-  void alive() { coordinator_->on_learner_status(1, at(kFirst), true, now_); }
+  void alive() { report(1, at(kFirst)); }
   /// Both learners follow, and report in every 2 ms, until nothing else is remembered of them.
   void be_usual() {
     CoordinatorOptions options;
@@ -63,7 +65,7 @@ class TrailingLearnerTest : public CoordinatorTest {
     elect();
     for (int i = 0; i < 5'000; ++i) {
       feed(1);
-      coordinator_->on_learner_status(1, at(next()), true, now_);
+      report(1, at(next()));
       pass(2 * kMillisecond);
     }
   }
@@ -81,13 +83,13 @@ class TrailingLearnerTest : public CoordinatorTest {
 
   /// The other one lives, and has its state.
   void other_reports() {
-    coordinator_->on_learner_status(0, at(next()), true, now_);
+    report(0, at(next()));
     pass(kMillisecond);
   }
   /// Tens of milliseconds in which the other learner reports.
   void pass_with_the_other(int tens) {
     for (int i = 0; i < tens; ++i) {
-      coordinator_->on_learner_status(0, at(next()), true, now_);
+      report(0, at(next()));
       pass(10 * kMillisecond);
     }
   }
