@@ -9,6 +9,8 @@ namespace {
 
 // Below this, a late answer says more about the hosts' schedulers than about the network.
 constexpr Nanos kPatienceFloor = kMillisecond / 2;
+// At least so long an overtaken value waits: several times what it takes a replica to reply.
+constexpr Nanos kOvertakenFloor = 200 * kMicrosecond;
 constexpr Nanos kPatienceCeiling = 500 * kMillisecond;
 // Bounds the time between two attempts, unless replies take longer than this anyway: when a cluster
 // comes back after an outage of any length, it is found within a few of these.
@@ -359,7 +361,7 @@ Nanos Proposer::backoff(const Outstanding& value) const {
 /// others, and more while values take long wherever they are executed, for whoever is asked for one
 /// executes it again.
 Nanos Proposer::overtaken_patience(std::uint16_t replier) const {
-  const Nanos usual = std::max({2 * lag_[replier], reply_mean_, kPatienceFloor});
+  const Nanos usual = std::max({2 * lag_[replier], reply_mean_, kOvertakenFloor});
   return std::min(usual << slow_values_, patience());
 }
 
