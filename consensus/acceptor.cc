@@ -278,7 +278,7 @@ void Acceptor::on_phase2b(const Received& in, Nanos now, Effects& effects) {
   for (std::uint32_t i = 0; i < m.credits; ++i) {
     if (credit[i].learner >= kLearnersMax) continue;
     const Instance below{credit[i].delivered_below.get()};
-    credits_changed_ |= learners_[credit[i].learner].pass_on(credit[i].epoch, below);
+    credits_changed_ |= learners_[credit[i].learner].pass_on(credit[i].epoch, below, now);
   }
 }
 

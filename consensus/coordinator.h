@@ -225,6 +225,7 @@ class Coordinator {
   void pull_votes(Nanos now, Effects& effects);
   void note_heard(Learner& learner, Nanos now);
   void note_moved(Learner& learner, const LearnerPlace& before, Nanos now);
+  void wait_again();
   Instance credit_below(const Learner& learner) const;
   Instance credit_below() const;
   Instance change_below() const;

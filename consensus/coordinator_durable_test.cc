@@ -319,6 +319,23 @@ TEST_F(DurableCoordinatorTest, NewTermWaitsForNoReplicaThatStartsFromNothingThou
   EXPECT_EQ(coordinator_->next_instance(), next + 1);
 }
 
+TEST_F(DurableCoordinatorTest, AllThatStartFromNothingHoldUpNobody) {
+  start_durable(3);
+  const Instance next = at(50'001);
+  acceptor_->on_trimmed({raw(next)}, now_);
+  coordinator_->start(now_, effects_);
+  written(1);
+  promise(1, {}, next);
+  ASSERT_TRUE(coordinator_->active());
+  for (std::uint32_t i = 0; i < 2; ++i) report(i, next);
+  submit(1, 1);
+  for (std::uint64_t passed = 0; passed <= 5; ++passed) {
+    for (std::uint32_t i = 0; i < 2; ++i) report(i, at(1 + 100 * passed), true, kLearnerEpoch + 1);
+    pass(kMillisecond);
+  }
+  EXPECT_EQ(coordinator_->next_instance(), next + 1);
+}
+
 // It was waited for, however slow it is, and a new term changes nothing about that.
 TEST_F(DurableCoordinatorTest, NewTermOutrunsNoReplicaThatTrails) {
   constexpr std::uint64_t kDelivered = 9;

@@ -79,40 +79,6 @@ TEST_F(TrailingLearnerTest, IsNotGivenUpForOneThatOnlyOthersTellOf) {
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
 }
 
-// It executes everything again from the first instance, and may be the last that can.
-TEST_F(TrailingLearnerTest, IsWaitedForWhereItIsAfterItStartedAgain) {
-  start(3);
-  elect();
-  report(0, at(1));
-  report(1, at(1));
-  for (int i = 0; i < 500; ++i) {
-    feed(1);
-    report(1, at(next()));
-  }
-  others_report_ = false;  // the other one dies
-  constexpr std::uint64_t kAgain = 20;
-  for (int i = 0; i < 3'000; ++i) {
-    feed(1);
-    report(1, at(kAgain), true, kLearnerEpoch + 1);
-    coordinator_->on_credit(1, kLearnerEpoch, at(500), now_);  // by an acceptor that does not know
-    pass(kMillisecond);
-  }
-  EXPECT_EQ(next(), kAgain + kRetain);
-}
-
-TEST_F(TrailingLearnerTest, IsNotWaitedForIfItStartsAgainBehindTheLog) {
-  be_usual();
-  for (int i = 0; i < 100; ++i) {
-    const std::uint64_t before = next();
-    feed(1);
-    report(1, at(1), true, kLearnerEpoch + 1);  // it has not noticed yet
-    EXPECT_EQ(next(), before + 1);
-  }
-  report(1, at(next()), false, kLearnerEpoch + 1);
-  const std::uint64_t counted = count(CoordinatorCounter::kLearnersBack);
-  EXPECT_EQ(counted, 3u);  // both at first, and it again
-}
-
 TEST_F(TrailingLearnerTest, IsNotGivenUpForOneThatIsStillFetchingItsState) {
   be_usual();
   others_hold_ = false;
@@ -241,6 +207,12 @@ TEST_F(TrailingLearnerTest, IsTakenOutThoughAChangeWaitsForIt) {
     effects_.clear();
   }
   EXPECT_EQ(count(CoordinatorCounter::kLearnersGone), 0u);
+  Change change = removal(2);
+  change.verb = ChangeVerb::kReplace;  // it could be done again and again
+  change.comes = {kNoNode, {0x0a000099, 4'000}, 9};
+  EXPECT_EQ(coordinator_->change(change, now_), ChangeVerdict::kAllowed);
+  turn();
+  EXPECT_EQ(count(CoordinatorCounter::kMembersChanged), kReplacements);
   EXPECT_EQ(coordinator_->change(removal(1), now_), ChangeVerdict::kAllowed);
   turn();
   EXPECT_EQ(count(CoordinatorCounter::kMembersChanged), kReplacements + 1);

@@ -25,6 +25,9 @@ constexpr Nanos kLearnerIdleMax = kSecond;
 constexpr Nanos kSpared = 4;
 /// One that has delivered everything reports every 50 ms: whoever lives is heard within this.
 constexpr Nanos kAliveWithin = 200 * kMillisecond;
+/// What one says of itself is old after this, however slow votes are: it may have died since. (One
+/// that moves reports every millisecond.)
+constexpr Nanos kWordOld = 2 * kMillisecond;
 /// While a learner that fell behind moves, proposals go on as fast as it does less one part in so
 /// many: it comes near again, however much there is to do, and costs the others no more than that.
 constexpr std::uint64_t kPaceShare = 10;
@@ -70,7 +73,8 @@ Instance Coordinator::credit_below() const {
 Instance Coordinator::change_below() const {
   Instance below{~std::uint64_t{0}};
   if (acceptor_.keeps_all()) return below;
-  const std::uint32_t left = replica_goes() ? 0 : kLearnersMax;
+  const std::uint32_t left =
+      replica_goes() && wanted_->verb == ChangeVerb::kRemove ? 0 : kLearnersMax;
   for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
     if (!waits_for(i)) continue;
     const Instance kept = acceptor_.kept_for_changes(learners_[i].place.below());
@@ -83,6 +87,7 @@ void Coordinator::on_learner_status(std::uint32_t learner, std::uint64_t epoch,
                                     Instance delivered_below, bool holds_state, Nanos now) {
   if (learner >= configuration_.learners.size()) return;
   Learner& state = learners_[learner];
+  if (!state.place.heeds(epoch, now)) return;  // it has died since
   note_heard(state, now);
   state.stated = state.heard;
   state.state = !holds_state            ? StateOf::kLacking
@@ -111,15 +116,19 @@ void Coordinator::on_credit(std::uint32_t learner, std::uint64_t epoch, Instance
   if (learner >= configuration_.learners.size()) return;
   Learner& state = learners_[learner];
   const LearnerPlace before = state.place;
-  if (!state.place.pass_on(epoch, delivered_below)) return;
+  if (!state.place.pass_on(epoch, delivered_below, now)) return;
   note_heard(state, now);
   note_moved(state, before, now);
 }
 
 void Coordinator::note_moved(Learner& learner, const LearnerPlace& before, Nanos now) {
   const Instance below = learner.place.below();
-  const bool back = before.known() && below < before.below();
-  if (back) learner.standing = Standing::kGone;  // it starts again: as if it had not been there
+  const bool again = before.known() && learner.place.epoch() != before.epoch();
+  const bool first = again || !before.known();
+  if (again) {  // as if it had not been there
+    learner.standing = Standing::kGone;
+    wait_again();
+  }
   learner.progressed = attention_.awake(now);
   Instance fastest = below;
   for (const Learner& other : learners_) fastest = std::max(fastest, other.place.below());
@@ -127,15 +136,29 @@ void Coordinator::note_moved(Learner& learner, const LearnerPlace& before, Nanos
     leave_behind(learners_[i], fastest);
   }
   if (learner.standing == Standing::kInSet) return;
-  const bool first = back || !before.known();
-  if (below + options_.learner_window / 2 >= fastest) {
+  const bool near = below + options_.learner_window / 2 >= fastest;
+  // (With logs, all may be as far back: nobody waits for them then.)
+  if (near && (!acceptor_.keeps_all() || within_memory(learner))) {
     learner.standing = Standing::kInSet;
     counters_[CoordinatorCounter::kLearnersBack].add();
   } else if (learner.standing == Standing::kTrailing) {
     pace(learner, first ? 0 : below - before.below());
-  } else if (first && acceptor_.keeps_all() ? within_memory(learner)
-                                            : acceptor_.kept_until(below) > next_) {
+  } else if (!first                  ? acceptor_.kept_until(below) > next_
+             : acceptor_.keeps_all() ? within_memory(learner)
+                                     : !lost(below)) {
     trail(learner);
+  }
+}
+
+/// A replica has lost its state. Others may have been given up because it had that, and acceptors
+/// still have what they need.
+void Coordinator::wait_again() {
+  if (acceptor_.keeps_all()) return;
+  for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
+    Learner& learner = learners_[i];
+    const bool gone =
+        learner.standing == Standing::kGone && configuration_.learners[i].id != kNoNode;
+    if (gone && learner.place.known() && !lost(learner.place.below())) trail(learner);
   }
 }
 
@@ -209,7 +232,9 @@ void Coordinator::greet_learners(Nanos now) {
     learner.given_up = false;
     learner.state = StateOf::kUnknown;
     const LearnerPlace& told = acceptor_.place_of(i);
-    if (told.known() && !lost(told.below())) learner.place.pass_on(told.epoch(), told.below());
+    if (told.known() && !lost(told.below())) {
+      learner.place.pass_on(told.epoch(), told.below(), now);
+    }
     if (!learner.place.known()) learner.place.presume(acceptor_.trimmed_below());
     leave_behind(learner, next_);
     if (learner.standing != Standing::kGone || configuration_.learners[i].id == kNoNode) continue;
@@ -277,7 +302,7 @@ void Coordinator::await(Learner& learner, Nanos now) {
   if (credit_below(learner) > next_) return;
   if (idle < stall) return schedule(now + stall - idle);
   if (!hopeless(learner, now)) return schedule(now + kMillisecond);
-  const Nanos since = std::max(learner.hopeless, attention_.awake(now) - stall);
+  const Nanos since = std::max(learner.hopeless, attention_.awake(now) - kWordOld);
   // One that nobody could give its state to again is spared for longer, and the last one that has
   // it for ever. (One that lacks its state has none to lose; nor has any, if logs keep all.)
   const bool precious = learner.state != StateOf::kLacking && !acceptor_.keeps_all() &&

@@ -15,7 +15,8 @@ constexpr Nanos kPullAgain = 2 * kMillisecond;
 constexpr Nanos kPullAgainMax = 50 * kMillisecond;
 /// A learner without news says where it is this often, for coordinators that are new.
 constexpr Nanos kStatusIdle = 50 * kMillisecond;
-/// And this often while it has something to do, lest it be taken for dead.
+/// And this often while it has something to do, lest it be taken for dead, and for a while longer:
+/// the others may wait to hear that it lives.
 constexpr Nanos kStatusWaiting = 5 * kMillisecond;
 
 }  // namespace
@@ -228,7 +229,9 @@ void Learner::report(Nanos now, Effects& effects) {
   const bool changed = reported_ != next_;
   const bool waiting = next_ < std::max(seen_below_, decided_below_);
   reported_ = next_;
-  report_at_ = now + (changed ? options_.status_interval : waiting ? kStatusWaiting : kStatusIdle);
+  if (changed) moved_at_ = now;
+  const bool lately = waiting || now - moved_at_ < kStatusIdle;
+  report_at_ = now + (changed ? options_.status_interval : lately ? kStatusWaiting : kStatusIdle);
   schedule(report_at_);
   counters_[LearnerCounter::kStatusSent].add();
   // Every fourth report goes to another acceptor: the preferential one may be dead.

@@ -143,6 +143,7 @@ class Learner {
   bool lacks_state_ = false;
   Nanos report_at_ = 0;
   std::uint32_t reports_ = 0;
+  Nanos moved_at_ = 0;                 // as was reported
   std::uint32_t acceptor_turn_ = 0;    // 0 is the preferential acceptor
   QuantileEstimate decision_delay_;    // from a value's first frame to its decision
   QuantileEstimate pull_delay_;        // from asking for a value to having it

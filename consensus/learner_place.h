@@ -4,9 +4,10 @@
 // - A place is that of one start of the learner, told apart by its epoch. One that starts again has
 //   nothing, executes anew, and its place goes back: whoever took it for where it was before would
 //   let the acceptors forget what it needs.
-// - What a learner says itself goes before what acceptors pass on, which may be of an earlier
-// start.
-//   Of an earlier start, too, is what comes late from it: for a second that is not heeded.
+// - Epochs grow from start to start, so that what comes late of an earlier start, from itself or
+//   by an acceptor that heard of no later one, is known for that. They are times, though, and a
+//   clock may be set back: an earlier epoch counts once the learner itself names it while nothing
+//   was heard of the later one for a second, and that one is over.
 #pragma once
 
 #include <algorithm>
@@ -24,48 +25,46 @@ class LearnerPlace {
   Instance below() const { return below_; }
   std::uint64_t epoch() const { return epoch_; }
 
-  /// By the learner itself. Whether it moved, forth or back.
-  bool tell(std::uint64_t epoch, Instance below, Nanos now) {
-    const bool same = known_ && epoch == epoch_;
-    if (!same && own_) {
-      if (epoch == earlier_ && now < late_until_) return false;
-      earlier_ = epoch_;
-      late_until_ = now + kSecond;
-    }
-    own_ = true;
-    return same ? advance(below) : put(epoch, below);
+  /// Whether what the learner itself says under `epoch` is of its latest start.
+  bool heeds(std::uint64_t epoch, Nanos now) const {
+    if (!known_ || epoch == epoch_) return true;
+    return epoch > epoch_ ? epoch != over_ : now - heard_ >= kSecond;
   }
 
-  /// By an acceptor. Of two starts of which neither was heard, the one that is less far counts.
-  bool pass_on(std::uint64_t epoch, Instance below) {
-    if (known_ && epoch == epoch_) return advance(below);
-    if (own_) return false;
-    return put(epoch, known_ ? std::min(below, below_) : below);
+  /// By the learner itself. Whether it moved, or started again.
+  bool tell(std::uint64_t epoch, Instance below, Nanos now) {
+    if (!heeds(epoch, now)) return false;
+    if (epoch < epoch_) over_ = epoch_;
+    heard_ = now;
+    return note(epoch, below);
+  }
+
+  /// By an acceptor.
+  bool pass_on(std::uint64_t epoch, Instance below, Nanos now) {
+    if (known_ && (epoch < epoch_ || epoch == over_)) return false;
+    const bool moved = note(epoch, below);
+    if (moved) heard_ = now;  // what is only repeated may be of a start that is over
+    return moved;
   }
 
   /// Nobody told: it needs everything from here on.
   void presume(Instance below) { below_ = below; }
 
  private:
-  bool advance(Instance below) {
-    const bool moved = below > below_;
-    below_ = std::max(below_, below);
-    return moved;
-  }
-  bool put(std::uint64_t epoch, Instance below) {
-    const bool moved = !known_ || below != below_;
+  bool note(std::uint64_t epoch, Instance below) {
+    const bool same = known_ && epoch == epoch_;
+    const bool moved = !same || below > below_;
     known_ = true;
     epoch_ = epoch;
-    below_ = below;
+    below_ = same ? std::max(below_, below) : below;
     return moved;
   }
 
   bool known_ = false;
-  bool own_ = false;  // by its own word
   Instance below_ = kFirstInstance;
   std::uint64_t epoch_ = 0;
-  std::uint64_t earlier_ = 0;
-  Nanos late_until_ = 0;
+  std::uint64_t over_ = 0;  // later by the clock, and over all the same; 0: none
+  Nanos heard_ = 0;         // anything new of epoch_
 };
 
 }  // namespace annulus::consensus

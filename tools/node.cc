@@ -34,6 +34,13 @@ std::uint64_t random_epoch() {
   return epoch;
 }
 
+/// Names a start of a replica: a later one is higher, as long as its clock goes on.
+std::uint64_t start_epoch() {
+  timespec now{};
+  CHECK(clock_gettime(CLOCK_REALTIME, &now) == 0);
+  return static_cast<std::uint64_t>(now.tv_sec * kSecond + now.tv_nsec);
+}
+
 std::uint32_t frame_bytes(const ClusterConfig& cluster) {
   return cluster.mtu - dataplane::kIpUdpHeaderBytes;
 }
@@ -212,7 +219,7 @@ class ReplicaHost final : public Node {
         deliveries_(learner_window(setup.cluster.limits)),
         replies_(kReplyRing),
         proposals_(kProposalRing),
-        epoch_(random_epoch()),
+        epoch_(start_epoch()),
         learner_(learner(setup), setup.ring, setup.transport,
                  LearnerNode::Rings{deliveries_, replies_, proposals_, &state_}),
         worker_(worker(setup), borrowed(),
