@@ -25,7 +25,9 @@ Acceptor::Acceptor(const Configuration& configuration, std::uint32_t self,
 // --- Phase 1
 
 void Acceptor::raise_promise(Ballot ballot, Effects& effects) {
-  if (ballot <= promised_) return;
+  if (ballot < promised_) return;
+  promised_here_ = true;
+  if (ballot == promised_) return;
   flush_votes(effects);  // cast before, and told of by the promise: they must not seem to follow it
   promised_ = ballot;
   if (!options_.durable || DEFECT(kPromiseNotKept)) return;
@@ -270,6 +272,7 @@ void Acceptor::on_phase2b(const Received& in, Nanos now, Effects& effects) {
     counters_[AcceptorCounter::kDropUnknownPeer].add();
     return;
   }
+  promised_here_ |= ballot == promised_ && m.count > 0;
   for (const Phase2BEntry& entry : entries<Phase2BEntry>(m, m.count)) {
     take_votes(entry, ballot, *sender, now, effects);
   }
@@ -323,6 +326,7 @@ void Acceptor::vote(const Slot& place, AcceptorSet votes, std::uint32_t to, Effe
   // values that are: at the ballot it promised, too.
   if (to == self_ || place.instance < configuration_.from) return;
   if (!settled() && !DEFECT(kUnsettledVotes)) return;
+  if (!promised_here_) return;  // accepted among earlier members, who may still be voted for
   if (votes_count_ == kPhase2BEntriesMax || votes_to_ != to || votes_ballot_ != place.ballot) {
     flush_votes(effects);
     votes_to_ = to;

@@ -26,6 +26,7 @@ void Acceptor::keep_configuration(const Slice& bytes, Effects& effects) {
 void Acceptor::on_configuration(const Configuration& before, std::uint32_t self, Nanos now) {
   self_ = self;
   votes_count_ = 0;
+  promised_here_ = false;
   answer_ = Answer{};
   waiting_head_ = waiting_tail_;
   // Votes and routes name acceptors by their places in the earlier configuration.

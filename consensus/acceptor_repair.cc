@@ -74,6 +74,7 @@ void Acceptor::resend_vote(const Received& in, Instance instance, Ballot ballot,
   }
   const Slot& place = slot(instance);
   if (place.instance != instance || place.ballot != ballot || ballot != promised_) return;
+  promised_here_ |= in.frame.header->config_epoch == configuration_.epoch;
   if (!vote_durable(place)) return;
   counters_[AcceptorCounter::kVoteResent].add();
   vote(place, place.votes_match() ? place.votes | just(self_) : just(self_), *asker, effects);
@@ -87,7 +88,9 @@ void Acceptor::on_value(const Received& in, Nanos now, Effects& effects) {
   if (place == nullptr) return;
   const Value value = from_wire(m.value);
   const bool chosen = m.chosen == 1;
-  const bool votes = !chosen && ballot >= promised_ && takes_part_with(in);
+  // (Whoever sends it may have accepted it among earlier members: the ballot must be of these.)
+  const bool of_these = ballot == promised_ ? promised_here_ : place->votes_ballot == ballot;
+  const bool votes = !chosen && ballot >= promised_ && of_these && takes_part_with(in);
   if (place->ballot >= ballot) {
     // At a higher ballot only the decided value can have been proposed again.
     if (chosen && place->held.value() == value) place->chosen = true;

@@ -20,6 +20,9 @@ class DurableCoordinatorTest : public CoordinatorTest {
     CoordinatorOptions options;
     acceptor_options.fragment_bytes = options.fragment_bytes = Frames::kFragment;
     acceptor_options.durable = true;
+    acceptor_options.retain_bytes = retain_bytes_;
+    acceptor_options.undecided_bytes =
+        std::min(acceptor_options.undecided_bytes, retain_bytes_ / 2);
     acceptor_ = std::make_unique<Acceptor>(configuration_, 0, acceptor_options, pool_);
     acceptor_->restore(recovered);
     coordinator_ = std::make_unique<Coordinator>(configuration_, 0, options, *acceptor_, pool_);
@@ -334,6 +337,44 @@ TEST_F(DurableCoordinatorTest, AllThatStartFromNothingHoldUpNobody) {
     pass(kMillisecond);
   }
   EXPECT_EQ(coordinator_->next_instance(), next + 1);
+}
+
+TEST_F(DurableCoordinatorTest, NoneThatStartFromNothingHoldUpAnybodyThoughMemoryKeepsFewBytes) {
+  for (const bool both : {false, true}) {
+    retain_bytes_ = 2 * 100 * 50;  // of values of 100 bytes
+    now_ += kSecond;
+    start_durable(3);
+    coordinator_->start(now_, effects_);
+    written(1);
+    promise(1, {});
+    ASSERT_TRUE(coordinator_->active());
+    std::uint64_t next = 1;
+    const auto order = [&] {
+      submit(next, next);
+      turn();
+      if (raw(coordinator_->next_instance()) == next) return false;
+      written(1 + next);
+      vote_for(next, next);
+      ++next;
+      turn();
+      effects_.clear();
+      return true;
+    };
+    for (int i = 0; i < 500; ++i) {
+      for (std::uint32_t k = 0; k < 2; ++k) report(k, at(next));
+      ASSERT_TRUE(order());
+      pass(100 * kMicrosecond);
+    }
+    int stopped = 0;
+    for (std::uint64_t i = 0; i < 1'000; ++i) {  // executes anew, one each millisecond
+      report(1, at(1 + i), true, kLearnerEpoch + 1);
+      both ? report(0, at(1 + i), true, kLearnerEpoch + 1) : report(0, at(next));
+      if (!order()) ++stopped;
+      pass(kMillisecond);
+      effects_.clear();
+    }
+    EXPECT_LT(stopped, 30) << both;
+  }
 }
 
 // It was waited for, however slow it is, and a new term changes nothing about that.

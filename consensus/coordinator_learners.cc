@@ -89,12 +89,12 @@ void Coordinator::on_learner_status(std::uint32_t learner, std::uint64_t epoch,
   Learner& state = learners_[learner];
   if (!state.place.heeds(epoch, now)) return;  // it has died since
   note_heard(state, now);
+  const LearnerPlace before = state.place;
+  if (state.place.tell(epoch, delivered_below, now)) note_moved(state, before, now);
   state.stated = state.heard;
   state.state = !holds_state            ? StateOf::kLacking
                 : lost(delivered_below) ? StateOf::kUnknown  // it is about to notice
                                         : StateOf::kHeld;
-  const LearnerPlace before = state.place;
-  if (state.place.tell(epoch, delivered_below, now)) note_moved(state, before, now);
   if (state.standing != Standing::kGone && holds_state) note_near(state);
   // That this one lives may be what is waited for, to go on without another.
   if (blocked_) schedule(now);
@@ -123,13 +123,16 @@ void Coordinator::on_credit(std::uint32_t learner, std::uint64_t epoch, Instance
 
 void Coordinator::note_moved(Learner& learner, const LearnerPlace& before, Nanos now) {
   const Instance below = learner.place.below();
+  learner.progressed = attention_.awake(now);
   const bool again = before.known() && learner.place.epoch() != before.epoch();
   const bool first = again || !before.known();
   if (again) {  // as if it had not been there
-    learner.standing = Standing::kGone;
     wait_again();
+    learner.standing = Standing::kGone;
+    learner.state = StateOf::kUnknown;
+    learner.hopeless = 0;
+    if (learner.given_up) learner.returned = learner.progressed;
   }
-  learner.progressed = attention_.awake(now);
   Instance fastest = below;
   for (const Learner& other : learners_) fastest = std::max(fastest, other.place.below());
   for (std::size_t i = 0; i < configuration_.learners.size(); ++i) {
@@ -137,15 +140,16 @@ void Coordinator::note_moved(Learner& learner, const LearnerPlace& before, Nanos
   }
   if (learner.standing == Standing::kInSet) return;
   const bool near = below + options_.learner_window / 2 >= fastest;
-  // (With logs, all may be as far back: nobody waits for them then.)
-  if (near && (!acceptor_.keeps_all() || within_memory(learner))) {
+  // With logs it may have all there ever was to execute first: nobody waits for it then, however
+  // far the others are. In memory, as long as acceptors have what it needs.
+  const Instance kept = acceptor_.kept_until(below) + Acceptor::kChangesKept;
+  if (near && (acceptor_.keeps_all() ? kept > next_ : !lost(below))) {
     learner.standing = Standing::kInSet;
     counters_[CoordinatorCounter::kLearnersBack].add();
   } else if (learner.standing == Standing::kTrailing) {
     pace(learner, first ? 0 : below - before.below());
-  } else if (!first                  ? acceptor_.kept_until(below) > next_
-             : acceptor_.keeps_all() ? within_memory(learner)
-                                     : !lost(below)) {
+  } else if (!acceptor_.keeps_all() ? !lost(below)
+                                    : kept > next_ + (first ? 0 : Acceptor::kChangesKept)) {
     trail(learner);
   }
 }

@@ -118,6 +118,86 @@ TEST_F(RestartedLearnerTest, OneThatWasGivenUpForItIsWaitedForAgain) {
   EXPECT_LE(trimmed(), at(has));
 }
 
+// It comes back with its state, and the one it was given up for dies.
+TEST_F(RestartedLearnerTest, OneThatComesBackIsWaitedForAsLongAsAllItNeedsIsKept) {
+  be_usual();
+  const std::uint64_t has = next();
+  exhaust_log();
+  pass(20 * kMillisecond);
+  other_reports();
+  ASSERT_EQ(count(CoordinatorCounter::kLearnersGone), 1u);
+  push(5);
+  others_report_ = false;
+  ASSERT_LE(trimmed(), at(has));
+  for (int i = 0; i < 4'000; ++i) {
+    if (i % 10 == 0) report(1, at(has + 1));
+    push(1);
+    pass(100 * kMicrosecond);
+  }
+  EXPECT_LE(trimmed(), at(has + 1));
+}
+
+// Near, since what is kept is less than half of its window.
+TEST_F(RestartedLearnerTest, IsNotWaitedForBehindTheLogThoughItIsNear) {
+  retain_bytes_ = 2 * 100 * 50;  // of values of 100 bytes
+  start(3);
+  elect();
+  for (int i = 0; i < 300; ++i) {
+    for (std::uint32_t k = 0; k < 2; ++k) report(k, at(next()));
+    push(1);
+    pass(kMillisecond);
+  }
+  ASSERT_GT(trimmed(), at(100));
+  for (int i = 0; i < 10; ++i) {
+    const std::uint64_t before = next();
+    report(1, at(1), true, kAgain);
+    report(0, at(before));
+    push(1);
+    EXPECT_EQ(next(), before + 1);
+  }
+}
+
+// What it took the start before to die says nothing of how long it takes to come back.
+TEST_F(RestartedLearnerTest, StartThatDiesAtOnceMakesNobodyWaitLongerForTheNext) {
+  be_usual();
+  std::uint64_t epoch = kLearnerEpoch;
+  for (int round = 0; round < 4; ++round) {
+    Nanos run = 0;
+    Nanos longest = 0;
+    const std::uint64_t begin = next();
+    for (int i = 0; i < 30'000 && next() < begin + 3'000; ++i) {  // it is dead
+      const std::uint64_t before = next();
+      push(1);
+      if (i % 10 == 0) report(0, at(next()));
+      run = next() == before ? run + 100 * kMicrosecond : 0;
+      longest = std::max(longest, run);
+      pass(100 * kMicrosecond);
+    }
+    EXPECT_LT(longest, 50 * kMillisecond) << round;
+    report(1, at(1), true, ++epoch);  // and dies again
+    for (int i = 0; i < 500; ++i) {
+      report(0, at(next()));
+      pass(5 * kMillisecond);
+    }
+    report(1, at(next()), false, ++epoch);
+    pass(20 * kMillisecond);
+    report(0, at(next()));
+    report(1, at(next()), true, epoch);
+    for (int i = 0; i < 100; ++i) {
+      push(1);
+      report(1, at(next()), true, epoch);
+      pass(kMillisecond);
+    }
+  }
+}
+
+TEST_F(RestartedLearnerTest, StateOfAnEarlierStartCountsForNothing) {
+  be_usual();
+  for (std::uint32_t i = 0; i < 2; ++i) report(i, at(next()));
+  coordinator_->on_credit(0, kAgain, at(next()), now_);  // it fetches, and was not heard itself
+  EXPECT_EQ(coordinator_->change(removal(1), now_), ChangeVerdict::kLastState);
+}
+
 // Cut off from the coordinator, not from the acceptors.
 TEST_F(RestartedLearnerTest, IsHeardOfByWayOfAcceptors) {
   start(3);

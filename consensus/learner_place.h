@@ -6,8 +6,8 @@
 //   let the acceptors forget what it needs.
 // - Epochs grow from start to start, so that what comes late of an earlier start, from itself or
 //   by an acceptor that heard of no later one, is known for that. They are times, though, and a
-//   clock may be set back: an earlier epoch counts once the learner itself names it while nothing
-//   was heard of the later one for a second, and that one is over.
+//   clock may be set back: any epoch counts once the learner itself names it while nothing new was
+//   heard of another for a second.
 #pragma once
 
 #include <algorithm>
@@ -27,21 +27,19 @@ class LearnerPlace {
 
   /// Whether what the learner itself says under `epoch` is of its latest start.
   bool heeds(std::uint64_t epoch, Nanos now) const {
-    if (!known_ || epoch == epoch_) return true;
-    return epoch > epoch_ ? epoch != over_ : now - heard_ >= kSecond;
+    return !known_ || epoch == epoch_ || epoch > top_ || now - heard_ >= kSecond;
   }
 
   /// By the learner itself. Whether it moved, or started again.
   bool tell(std::uint64_t epoch, Instance below, Nanos now) {
     if (!heeds(epoch, now)) return false;
-    if (epoch < epoch_) over_ = epoch_;
     heard_ = now;
     return note(epoch, below);
   }
 
   /// By an acceptor.
   bool pass_on(std::uint64_t epoch, Instance below, Nanos now) {
-    if (known_ && (epoch < epoch_ || epoch == over_)) return false;
+    if (known_ && epoch != epoch_ && epoch <= top_) return false;
     const bool moved = note(epoch, below);
     if (moved) heard_ = now;  // what is only repeated may be of a start that is over
     return moved;
@@ -56,6 +54,7 @@ class LearnerPlace {
     const bool moved = !same || below > below_;
     known_ = true;
     epoch_ = epoch;
+    top_ = std::max(top_, epoch);
     below_ = same ? std::max(below_, below) : below;
     return moved;
   }
@@ -63,8 +62,8 @@ class LearnerPlace {
   bool known_ = false;
   Instance below_ = kFirstInstance;
   std::uint64_t epoch_ = 0;
-  std::uint64_t over_ = 0;  // later by the clock, and over all the same; 0: none
-  Nanos heard_ = 0;         // anything new of epoch_
+  std::uint64_t top_ = 0;  // the latest by the clock
+  Nanos heard_ = 0;        // anything new of epoch_
 };
 
 }  // namespace annulus::consensus

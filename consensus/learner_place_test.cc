@@ -60,9 +60,18 @@ TEST(LearnerPlaceTest, StartIsHeededInTheEndThoughTheClockWasSetBack) {
   place.pass_on(kTwo, at(100), kSecond - 1);  // which is only repeated
   EXPECT_TRUE(place.tell(kOne, at(2), kSecond));
   EXPECT_EQ(place.below(), at(2));
-  EXPECT_FALSE(place.pass_on(kTwo, at(100), kSecond));
-  EXPECT_FALSE(place.tell(kTwo, at(100), 10 * kSecond));  // that one is over
+  EXPECT_FALSE(place.pass_on(kTwo, at(100), 10 * kSecond));  // by one that does not know
+  EXPECT_TRUE(place.tell(kOne, at(3), 10 * kSecond));
   EXPECT_TRUE(place.tell(kThree, at(1), 10 * kSecond));
+}
+
+TEST(LearnerPlaceTest, ClockMayBeSetBackTwice) {
+  LearnerPlace place;
+  place.tell(kThree, at(500), 0);
+  place.tell(kTwo, at(1), 2 * kSecond);
+  place.tell(kOne, at(1), 4 * kSecond);
+  EXPECT_FALSE(place.pass_on(kThree, at(500), 4 * kSecond + 1));
+  EXPECT_TRUE(place.heeds(kOne, 4 * kSecond + 2));
 }
 
 TEST(LearnerPlaceTest, StartThatIsHeardOfIsNotGivenUpForAnEarlierOne) {

@@ -78,9 +78,17 @@ TEST_F(RingTest, CoordinatorStepsDownWhenItsAcceptorTakesAPulledValueOfAHigherBa
   pulled.value = to_wire(value);
   pulled.fragment = to_wire(cut(bytes.size(), ring_->fragment, 0));
   pulled.decided = to_wire(Decided{});
+  // It knows by a vote that the ballot is of these members.
   Effects effects;
+  Outgoing& votes = effects.send_now(LocalRing::endpoint(0), MessageType::kPhase2B,
+                                     sizeof(Phase2B) + sizeof(Phase2BEntry));
+  auto& vote = *reinterpret_cast<Phase2B*>(votes.message());
+  vote = {pulled.ballot, std::uint16_t{1}, std::uint16_t{0}};
+  *reinterpret_cast<Phase2BEntry*>(&vote + 1) = {pulled.instance, pulled.value.id,
+                                                 pulled.value.content_hash, 0b10u};
   effects.send_now(LocalRing::endpoint(0), MessageType::kValue, pulled).payload = bytes;
-  port_->send(now_, effects);
+  Port port(ring_->fabric.transport(1), LocalRing::identity(1, 9), ring_->configuration, 65'536);
+  port.send(now_, effects);
   run(1);
   EXPECT_FALSE(ring_->acceptors[0]->coordinator().active());
 }

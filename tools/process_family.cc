@@ -88,7 +88,11 @@ std::string ProcessFamily::reap() {
     if (ended.si_pid != child.pid) continue;
     child.runs = false;
     // The kernel has been seen to take 106 s to free one that ended in a namespace of its own.
-    std::thread([pid = child.pid] { waitpid(pid, nullptr, 0); }).detach();
+    ++*being_freed_;
+    std::thread([pid = child.pid, left = being_freed_] {
+      waitpid(pid, nullptr, 0);
+      --*left;
+    }).detach();
     return child.name;
   }
   return "";
@@ -109,7 +113,7 @@ void ProcessFamily::stop() {
     while (!reap().empty()) {
     }
     std::erase_if(strangers, [](pid_t pid) { return kill(pid, 0) != 0; });
-    return !strangers.empty() ||
+    return !strangers.empty() || *being_freed_ != 0 ||
            std::any_of(children_.begin(), children_.end(), [](const Child& c) { return c.runs; });
   };
   for (int i = 0; i < 500 && running(); ++i) {

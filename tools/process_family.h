@@ -4,7 +4,9 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <csignal>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -59,6 +61,8 @@ class ProcessFamily {
   std::string directory_;
   int death_signal_;
   std::vector<Child> children_;
+  // Threads that wait for the kernel; they may outlive the family.
+  std::shared_ptr<std::atomic<int>> being_freed_ = std::make_shared<std::atomic<int>>(0);
 };
 
 }  // namespace annulus::tools

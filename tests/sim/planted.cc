@@ -40,7 +40,7 @@ constexpr Found kRecorded[] = {
     {Defect::kCachedReplyOfNeighbour, 1},
     {Defect::kRepliesBySubstitute, 1},
     {Defect::kChecksumIgnored, 3},
-    {Defect::kHoleTakesCommand, 2},
+    {Defect::kHoleTakesCommand, 6},
     {Defect::kPhase1TakesLowest, 17},
     {Defect::kPhase1ForgetsOwn, 9},
     {Defect::kFragmentOfAnyValue, 28},
