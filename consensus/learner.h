@@ -88,6 +88,8 @@ class Learner {
   Instance delivered_below() const { return next_; }
   /// Instances below are decided, as far as this learner heard.
   Instance decided_below() const { return decided_below_; }
+  /// Instances below were heard of: proposals for some may be held that nobody will decide.
+  Instance seen_below() const { return seen_below_; }
   /// The acceptors hold nothing below, as far as they said so.
   Instance trimmed_below() const { return trimmed_below_; }
   /// The highest ballot whose decisions were heard; names the coordinator.

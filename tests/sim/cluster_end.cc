@@ -179,7 +179,13 @@ void Cluster::check_memory() {
     check("acceptor " + std::to_string(i), *acceptors_[i].transport, retained + 256);
   }
   for (std::uint32_t i = 0; i < learners_.size(); ++i) {
-    const std::uint64_t waiting = left_behind(i) ? plan_.learner_window : 0;
+    // What was proposed to it, and lost with whoever proposed it, waits for what is proposed
+    // instead.
+    const consensus::Learner& learner = learners_[i].node->learner();
+    const std::uint64_t lost =
+        std::max(learner.seen_below(), learner.delivered_below()) - learner.delivered_below();
+    const std::uint64_t waiting =
+        left_behind(i) ? plan_.learner_window : std::min<std::uint64_t>(lost, plan_.learner_window);
     check("learner " + std::to_string(i), *learners_[i].transport, waiting + 16);
   }
   for (std::uint32_t i = 0; i < clients_.size(); ++i) {
