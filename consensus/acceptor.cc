@@ -326,7 +326,7 @@ void Acceptor::vote(const Slot& place, AcceptorSet votes, std::uint32_t to, Effe
   // values that are: at the ballot it promised, too.
   if (to == self_ || place.instance < configuration_.from) return;
   if (!settled() && !DEFECT(kUnsettledVotes)) return;
-  if (!promised_here_) return;  // accepted among earlier members, who may still be voted for
+  if (!promised_here_) return;  // accepted among earlier members, and not proposed among these
   if (votes_count_ == kPhase2BEntriesMax || votes_to_ != to || votes_ballot_ != place.ballot) {
     flush_votes(effects);
     votes_to_ = to;

@@ -298,8 +298,8 @@ class Acceptor {
   dataplane::BufferPool& pool_;
   std::vector<Slot> slots_;
   Ballot promised_{};
-  bool promised_here_ =
-      false;  // heard of among these members: a ballot belongs to one configuration
+  // It was heard of among the present members: a ballot belongs to one configuration.
+  bool promised_here_ = false;
   Decided decided_;
   Instance chosen_below_ = kFirstInstance;
   Instance accepted_below_ = kFirstInstance;

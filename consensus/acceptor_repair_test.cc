@@ -251,6 +251,47 @@ TEST_F(AcceptorTest, TrimmedGivesBackTheMemoryOfWhatIsBelow) {
   EXPECT_EQ(free, 3u);
 }
 
+// T5b: whoever sends it may have accepted it among earlier members.
+TEST_F(AcceptorTest, PulledValueIsTakenOnlyAtABallotHeardOfAmongThePresentMembers) {
+  start(3, 1);
+  propose(at(1), frames_.content(1));
+  acceptor_->on_decided({ballot(1), at(1), at(2)}, now_);
+  const Configuration before = configuration_;
+  configuration_.from = at(2);
+  acceptor_->on_configuration(before, 1, now_);
+  ASSERT_TRUE(acceptor_->settled());
+  const auto pull = [&] {
+    acceptor_->on_value(frames_.value(acceptor_id(2), at(3), ballot(1), frames_.content(3), false),
+                        now_, effects_);
+    return acceptor_->accepted(at(3)).ballot;
+  };
+  EXPECT_EQ(pull(), kNoBallot);
+  propose(at(2), frames_.content(2));
+  EXPECT_EQ(pull(), ballot(1));
+}
+
+// T5b: part of what the present members decided brings a route for what it accepted before them.
+TEST_F(AcceptorTest, SpareVotesForNothingThatItAcceptedAmongEarlierMembers) {
+  for (const bool among_these : {false, true}) {
+    start(3, 2);
+    propose(at(1), frames_.content(1));
+    propose(at(2), frames_.content(2));
+    acceptor_->on_decided({ballot(1), at(1), at(2)}, now_);
+    const Configuration before = configuration_;
+    configuration_.from = at(2);
+    if (!among_these) acceptor_->on_configuration(before, 2, now_);
+    effects_.clear();
+    acceptor_->on_value(
+        frames_.value(acceptor_id(1), at(2), ballot(2), frames_.content(9, 5'000), true), now_,
+        effects_);
+    effects_.clear();
+    now_ += 100 * kMillisecond;
+    acceptor_->tick(now_, effects_);
+    EXPECT_EQ(votes_sent(0).empty(), !among_these);
+    effects_.clear();
+  }
+}
+
 // --- Credits
 
 TEST_F(AcceptorTest, CreditRidesOnVotesAndGoesAloneWhenThereIsNone) {

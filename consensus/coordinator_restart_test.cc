@@ -10,11 +10,6 @@ class RestartedLearnerTest : public TrailingLearnerTest {
  protected:
   static constexpr std::uint64_t kAgain = kLearnerEpoch + 1;
 
-  void begin_apart(std::uint64_t retain_bytes) {
-    retain_bytes_ = retain_bytes;
-    begin();
-    others_report_ = true;
-  }
   /// As clients do that repeat what was not taken.
   void push(int values) {
     for (int i = 0; i < values; ++i) {
@@ -61,7 +56,8 @@ TEST_F(RestartedLearnerTest, IsWaitedForAsLongAsAllIsKept) {
   for (const bool by_bytes : {false, true}) {
     sequence_ = 0;
     others_report_ = true;
-    begin_apart(by_bytes ? 2 * 100 * 50 : 128u << 20);  // of values of 100 bytes
+    retain_bytes_ = by_bytes ? 2 * 100 * 50 : 128u << 20;  // of values of 100 bytes
+    begin();
     push(15);
     report(1, at(16));  // and dies, and is given up
     const std::uint64_t end = by_bytes ? 90 : 1'000;

@@ -55,7 +55,7 @@ enum class MessageType : std::uint8_t {
   kPull = 9,            // anyone -> acceptor: send again
   kValue = 10,          // acceptor -> whoever pulled: one fragment of an accepted value
   kTrimmed = 11,        // acceptor -> whoever pulled: below the retained log
-  kLearnerStatus = 12,  // learner -> its preferential acceptor: credit
+  kLearnerStatus = 12,  // learner -> its preferential acceptor and the coordinator
   kReply = 13,          // replica -> proposer: replies to the commands of one value
   kQuery = 14,          // proposer -> replica: answer this value's commands if you executed them
   kPreVote = 15,        // acceptor -> acceptors: do you miss the coordinator, too?
