@@ -57,6 +57,35 @@ TEST_F(CandidateTest, IsAdmittedWhenTheMembersListItAndNotBefore) {
   EXPECT_EQ(asks->configuration().learners[2].id, NodeId{kFirstAssignedId + 2});
 }
 
+TEST_F(CandidateTest, IsNotAdmittedWhileItDoesNotAsk) {
+  begin();
+  auto asks = candidate(41);
+  run_with(*asks, 50);
+  asks.reset();
+  run(1'000, kMillisecond);
+  ask(ChangeVerb::kAdd, kNoNode, 7);
+  run(100, kMillisecond);
+  EXPECT_EQ(ring_->acceptors[0]->epoch(), 1u);
+  asks = candidate(42);
+  run_with(*asks, 100);
+  EXPECT_EQ(asks->admitted(), 2u);
+}
+
+TEST_F(CandidateTest, IsNotAdmittedAgainForWhatItAskedBeforeItWasRemoved) {
+  begin();
+  auto asks = candidate(41);
+  ask(ChangeVerb::kAdd, kNoNode, 7);
+  run_with(*asks, 100);
+  ASSERT_EQ(asks->admitted(), 2u);
+  asks.reset();
+  ask(ChangeVerb::kRemove, NodeId{kFirstAssignedId + 2}, 8);
+  run(50, kMillisecond);
+  ASSERT_EQ(ring_->acceptors[0]->epoch(), 3u);
+  ask(ChangeVerb::kAdd, kNoNode, 9);
+  run(50, kMillisecond);
+  EXPECT_EQ(ring_->acceptors[0]->epoch(), 3u);
+}
+
 TEST_F(CandidateTest, ComesBackAsWhoTheMembersListAtItsAddress) {
   begin();
   const auto first = candidate(41);

@@ -12,9 +12,17 @@ constexpr Nanos kJoinInterval = 5 * kMillisecond;
 /// A member that asked to be admitted anew this long ago is taken to wait still.
 constexpr Nanos kLostFor = 2 * kSecond;
 constexpr Nanos kChangeInterval = 20 * kMillisecond;
+/// A candidate that has not asked for this long is not admitted: it would be a member that is dead.
+constexpr Nanos kCandidateFor = 100 * kJoinInterval;
 
 bool has(const Configuration& configuration, std::uint64_t incarnation) {
   const auto same = [&](const auto& each) { return each.incarnation == incarnation; };
+  return std::any_of(configuration.acceptors.begin(), configuration.acceptors.end(), same) ||
+         std::any_of(configuration.learners.begin(), configuration.learners.end(), same);
+}
+
+bool has(const Configuration& configuration, const Endpoint& endpoint) {
+  const auto same = [&](const auto& each) { return each.endpoint == endpoint; };
   return std::any_of(configuration.acceptors.begin(), configuration.acceptors.end(), same) ||
          std::any_of(configuration.learners.begin(), configuration.learners.end(), same);
 }
@@ -128,6 +136,10 @@ void AcceptorNode::carry_out(const Configuration& next, Nanos now) {
   if (standing() == Standing::kJoining) return begin_membership(now);
   if (!member()) return;
   lost_ = {};  // a majority has decided
+  // Who came has what it asked for, and who went is to ask anew, if it still runs.
+  for (Candidate& each : candidates_) {
+    if (has(before, each.endpoint) || has(configuration_, each.endpoint)) each = {};
+  }
   standing_.store(Standing::kMember, std::memory_order_relaxed);
   const auto place = configuration_.acceptor_index(port_.identity().node);
   if (place || !DEFECT(kRemovedVotes)) self_ = place.value_or(kAcceptorsMax);
@@ -270,9 +282,10 @@ void AcceptorNode::on_change(Change change, Nanos now) {
   if (change.verb != ChangeVerb::kRemove) {
     const auto found =
         std::find_if(candidates_.begin(), candidates_.end(), [&](const Candidate& each) {
-          return each.endpoint == change.comes.endpoint && each.kind == change.kind;
+          return each.endpoint == change.comes.endpoint && each.kind == change.kind &&
+                 each.heard != 0 && now - each.heard < kCandidateFor;
         });
-    if (found == candidates_.end()) return;  // it has not asked to be admitted yet
+    if (found == candidates_.end()) return;  // until it asks to be admitted
     change.comes.incarnation = found->incarnation;
   }
   const ChangeVerdict verdict = coordinator_.change(change, now);
