@@ -15,16 +15,17 @@ constexpr Nanos kChangeInterval = 20 * kMillisecond;
 /// A candidate that has not asked for this long is not admitted: it would be a member that is dead.
 constexpr Nanos kCandidateFor = 100 * kJoinInterval;
 
-bool has(const Configuration& configuration, std::uint64_t incarnation) {
-  const auto same = [&](const auto& each) { return each.incarnation == incarnation; };
-  return std::any_of(configuration.acceptors.begin(), configuration.acceptors.end(), same) ||
-         std::any_of(configuration.learners.begin(), configuration.learners.end(), same);
+template <typename Predicate>
+bool any_member(const Configuration& configuration, Predicate predicate) {
+  return std::any_of(configuration.acceptors.begin(), configuration.acceptors.end(), predicate) ||
+         std::any_of(configuration.learners.begin(), configuration.learners.end(), predicate);
 }
-
+bool has(const Configuration& configuration, std::uint64_t incarnation) {
+  return any_member(configuration,
+                    [&](const auto& each) { return each.incarnation == incarnation; });
+}
 bool has(const Configuration& configuration, const Endpoint& endpoint) {
-  const auto same = [&](const auto& each) { return each.endpoint == endpoint; };
-  return std::any_of(configuration.acceptors.begin(), configuration.acceptors.end(), same) ||
-         std::any_of(configuration.learners.begin(), configuration.learners.end(), same);
+  return any_member(configuration, [&](const auto& each) { return each.endpoint == endpoint; });
 }
 
 }  // namespace
