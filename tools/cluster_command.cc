@@ -132,7 +132,7 @@ bool in_force(const Config& config, std::uint64_t operation, json& best) {
 Result<const NodeConfig*> find(const Config& config, const std::string& name) {
   if (const NodeConfig* node = config.cluster.find(name)) {
     if (node->kind == NodeKind::kAcceptor || node->kind == NodeKind::kReplica) return node;
-    return Error{name + " is a " + to_string(node->kind) +
+    return Error{name + " is " + with_article(node->kind) +
                  ", which is no member: proxies come and go"};
   }
   return Error{config.path + ": has no node '" + name +
@@ -173,8 +173,8 @@ Result<Change> make_change(const Arguments& arguments, const Config& config, Cha
     const auto other = find(config, arguments.instead);
     if (!other) return other.error();
     if ((*other)->kind != (*node)->kind) {
-      return Error{arguments.instead + " is a " + to_string((*other)->kind) + ", " +
-                   arguments.node + " a " + to_string((*node)->kind)};
+      return Error{arguments.instead + " is " + with_article((*other)->kind) + ", " +
+                   arguments.node + " " + with_article((*node)->kind)};
     }
     comes = *other;
   }

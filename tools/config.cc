@@ -124,6 +124,9 @@ const char* to_string(Durability durability) {
   return kDurabilities[static_cast<std::size_t>(durability)];
 }
 const char* to_string(NodeKind kind) { return kNodeKinds[static_cast<std::size_t>(kind)]; }
+std::string with_article(NodeKind kind) {
+  return std::string(kind == NodeKind::kAcceptor ? "an " : "a ") + to_string(kind);
+}
 const char* to_string(consensus::Dissemination dissemination) {
   return kDisseminations[static_cast<std::size_t>(dissemination)];
 }

@@ -29,6 +29,8 @@ const char* to_string(Mode mode);
 const char* to_string(TransportKind kind);
 const char* to_string(Durability durability);
 const char* to_string(NodeKind kind);
+/// "an acceptor", "a replica".
+std::string with_article(NodeKind kind);
 const char* to_string(consensus::Dissemination dissemination);
 
 /// Sizes of windows, logs and tables: everything that memory is reserved for at start.

@@ -43,7 +43,7 @@ Result<const NodeConfig*> find_node(const Config& config, const Arguments& argum
                                : "did you mean '" + near + "'?")};
   }
   if (proxy_only && node->kind != NodeKind::kProxy) {
-    return Error{config.path + ": '" + node->name + "' is a " + to_string(node->kind) +
+    return Error{config.path + ": '" + node->name + "' is " + with_article(node->kind) +
                  "; start it with: annulus node --config " + config.path + " --name " + node->name};
   }
   return node;
