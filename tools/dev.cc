@@ -54,9 +54,12 @@ int run(const Arguments& arguments) {
   const StopSignals signals;
   Status status;
   const bool disk = arguments.durability == "disk";
-  if ((arguments.processes || disk) && arguments.directory.empty()) {
+  const bool files = arguments.processes || disk;
+  if (files && arguments.directory.empty()) {
     status =
         Error{"--processes and --durability disk keep files: name a directory for them with --dir"};
+  } else if (!files && !arguments.directory.empty()) {
+    status = Error{"--dir: nothing is kept there without --processes or --durability disk"};
   } else if (!arguments.processes) {
     status = run_embedded(arguments, signals);
   } else {
@@ -73,9 +76,12 @@ int run(const Arguments& arguments) {
 
 }  // namespace
 
-Status wait_until_served(const dataplane::Endpoint& proxy, const StopSignals& signals) {
+Status wait_until_served(const dataplane::Endpoint& proxy, const StopSignals& signals,
+                         const std::function<Status()>& watch) {
   std::string last;
   for (int attempt = 0; attempt < 600; ++attempt) {
+    const Status goes_on = watch ? watch() : Status{};
+    if (!goes_on) return goes_on;
     auto link = RedisLink::connect(proxy);
     if (link) {
       const auto replies = std::move(link).value().call({{"GET", "annulus:ready"}});

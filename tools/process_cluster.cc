@@ -6,10 +6,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
+#include "tools/config_command.h"
 #include "tools/dev.h"
+#include "tools/redis_link.h"
 #include "tools/services.h"
 #include "tools/signals.h"
 
@@ -110,6 +114,16 @@ NodeConfig extra_client(const ClusterConfig& cluster, const std::string& directo
   return node;
 }
 
+Status watch_start(ProcessFamily& family, const ClusterConfig& cluster) {
+  const std::string name = family.reap();
+  if (name.empty()) return {};
+  const Error ended{"'" + name + "' has ended: " + last_line(family.log_path(name))};
+  const NodeConfig* node = cluster.find(name);
+  if (node == nullptr || node->kind == NodeKind::kProxy) return ended;
+  print_error(ended.message);
+  return {};
+}
+
 Status ProcessCluster::make_directory() {
   const std::string& wanted = options_.directory;
   std::error_code failure;
@@ -132,15 +146,31 @@ Status ProcessCluster::take_up() {
   const std::string path = directory_ + "/cluster.toml";
   auto loaded = load_config(path);
   if (!loaded) return loaded.error();
-  config_ = std::move(loaded).value();
-  const bool memif = config_.cluster.transport == TransportKind::kDpdk;
-  if (config_.cluster.durability != Durability::kDisk || memif != options_.memif) {
-    return Error{path +
-                 ": is of a cluster with another durability or transport; name another directory "
-                 "with --dir"};
+  const bool disk = loaded->cluster.durability == Durability::kDisk;
+  const bool memif = loaded->cluster.transport == TransportKind::kDpdk;
+  if (!disk && !options_.disk) return {};  // its promises went with its processes
+  if (disk != options_.disk || memif != options_.memif) {
+    return Error{path + ": is of a cluster with durability " + (disk ? "disk" : "memory") +
+                 " over " + (memif ? "memif" : "udp") +
+                 "; say so with --durability and --transport, or name another directory with "
+                 "--dir"};
   }
+  config_ = std::move(loaded).value();
+  again_ = true;
   for (NodeConfig& node : config_.cluster.nodes) {
     if (node.kind == NodeKind::kProxy) node.listen.port = options_.port;
+  }
+  return {};
+}
+
+/// Logs that belong to no cluster.toml are of a cluster within one process.
+Status ProcessCluster::expect_no_logs() const {
+  for (const NodeConfig& node : config_.cluster.nodes) {
+    const std::string path = directory_ + "/" + node.name + "/acceptor.log";
+    if (node.kind != NodeKind::kAcceptor || !std::filesystem::exists(path)) continue;
+    return Error{path +
+                 ": is of a cluster that runs in one process; start it without --processes, or "
+                 "name another directory with --dir"};
   }
   return {};
 }
@@ -149,11 +179,12 @@ Result<ProcessCluster> ProcessCluster::prepare(const ProcessClusterOptions& opti
   ProcessCluster cluster(options);
   if (Status made = cluster.make_directory(); !made) return made.error();
   const std::string& directory = cluster.directory_;
-  cluster.again_ = options.disk && std::filesystem::exists(directory + "/cluster.toml");
-  if (cluster.again_) {
+  if (std::filesystem::exists(directory + "/cluster.toml")) {
     if (Status taken = cluster.take_up(); !taken) return taken.error();
-  } else {
+  }
+  if (!cluster.again_) {
     cluster.config_ = make_config(options, directory);
+    if (Status free = cluster.expect_no_logs(); !free) return free.error();
   }
   for (const NodeConfig& node : cluster.config_.cluster.nodes) {
     if (telemetry_pid(directory, node.name) == 0) continue;
@@ -161,13 +192,17 @@ Result<ProcessCluster> ProcessCluster::prepare(const ProcessClusterOptions& opti
                  "' of an earlier cluster still runs there; stop that one, or name another "
                  "directory with --dir"};
   }
+  if (RedisLink::connect({kLoopback, options.port})) {
+    return Error{"127.0.0.1:" + std::to_string(options.port) +
+                 ": another program listens there; stop it, or name another port with --port"};
+  }
   const std::string& path = cluster.config_.path;
   std::ofstream file(path);
   file << "# Written by `annulus`"
        << (options.disk ? ".\n" : "; a new cluster each time it starts.\n")
        << to_toml(cluster.config_);
   file.close();
-  if (!file) return Error{path + ": cannot be written; is the disk full?"};
+  if (!file) return Error{path + ": cannot be written: " + std::strerror(errno)};
   return cluster;
 }
 
@@ -199,11 +234,8 @@ Status ProcessCluster::start(ProcessFamily& family, const StopSignals& signals) 
     family.start(node.name, arguments(node, !again_));
   }
   if (Status written = family.write_pids(); !written) return written;
-  Status served = wait_until_served({kLoopback, options_.port}, signals);
-  if (served) return {};
-  const std::string ended = family.reap();
-  if (ended.empty()) return served;
-  return Error{"'" + ended + "' has ended: " + last_line(family.log_path(ended))};
+  return wait_until_served({kLoopback, options_.port}, signals,
+                           [&] { return watch_start(family, config_.cluster); });
 }
 
 }  // namespace annulus::tools

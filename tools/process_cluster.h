@@ -28,11 +28,15 @@ struct ProcessClusterOptions {
 /// The addresses of a native client that is none of the nodes, on the hub's next port.
 NodeConfig extra_client(const ClusterConfig& cluster, const std::string& directory);
 
+/// Of a cluster that is being started: says which process has ended. Fails if nothing can be served
+/// without it: others are missed only when there are too few.
+Status watch_start(ProcessFamily& family, const ClusterConfig& cluster);
+
 /// Three acceptors, two replicas and a proxy.
 class ProcessCluster {
  public:
   /// Makes the directory and writes DIR/cluster.toml; a disk cluster that is there is taken up
-  /// again.
+  /// again, and never written over.
   static Result<ProcessCluster> prepare(const ProcessClusterOptions& options);
 
   /// Starts the hub and all nodes in `family`, and waits until the proxy serves.
@@ -47,6 +51,7 @@ class ProcessCluster {
   explicit ProcessCluster(const ProcessClusterOptions& options) : options_(options) {}
   Status make_directory();
   Status take_up();
+  Status expect_no_logs() const;
   Status start_hub(ProcessFamily& family, const StopSignals& signals) const;
 
   ProcessClusterOptions options_;

@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -76,7 +78,7 @@ Status ProcessFamily::write_pids() const {
   std::ofstream file(directory_ + "/pids");
   for (const Child& child : children_) file << child.name << ' ' << child.pid << '\n';
   file.close();
-  if (!file) return Error{directory_ + "/pids: cannot be written; is the disk full?"};
+  if (!file) return Error{directory_ + "/pids: cannot be written: " + std::strerror(errno)};
   return {};
 }
 

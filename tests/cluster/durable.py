@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -68,7 +69,7 @@ def create(annulus, directory, port):
     else:
         raise AssertionError("annulus dev ended: " + "".join(said))
     pids = [int(line.split()[1]) for line in Path(directory, "pids").read_text().splitlines()]
-    return dev, pids
+    return dev, pids, said
 
 
 def wait_served(port, seconds=90):
@@ -116,7 +117,7 @@ def read_back(port, prefix, count):
 
 def power_cut(annulus, directory, port):
     """kill -9 of everything, in the midst of writes, then a start from the directories."""
-    dev, pids = create(annulus, directory, port)
+    dev, pids, _ = create(annulus, directory, port)
     expect(cli(port, "SET", "big", "x" * 40_000), "OK")
     for i in range(20):
         expect(cli(port, "INCR", "counter"), str(i + 1))
@@ -204,7 +205,7 @@ def damage_is_mended(processes, annulus, directory, port, written):
 
 
 def started_again_by_dev(annulus, directory, port, written):
-    dev, _ = create(annulus, directory, port)
+    dev, _, _ = create(annulus, directory, port)
     for prefix, count in written.items():
         read_back(port, prefix, count)
     dev.send_signal(signal.SIGINT)
@@ -241,6 +242,45 @@ def lost_log_is_refused(annulus, directory):
     os.rename(f"{directory}/aside", f"{directory}/acceptor2/acceptor.log")
     told = subprocess.run([*node, "--bootstrap"], text=True, capture_output=True, timeout=60)
     assert told.returncode == 1 and "may have promised and voted" in told.stderr, told
+
+
+def cluster_is_never_written_over(annulus, directory):
+    """A directory with a durable cluster is no place for another, whichever way it is asked for."""
+    configured = Path(f"{directory}/cluster.toml").read_text()
+    dev = [annulus, "dev", "--processes", "--port", str(free_port()), "--dir"]
+    for arguments, reason in (([directory], "with durability disk over udp"),
+                              ([directory, "--durability", "disk", "--transport", "memif"],
+                               "with durability disk over udp"),
+                              ([f"{directory}/embedded", "--durability", "disk"],
+                               "runs in one process")):
+        told = subprocess.run([*dev, *arguments], text=True, capture_output=True, timeout=60)
+        assert told.returncode == 1 and reason in told.stderr, told
+    assert Path(f"{directory}/cluster.toml").read_text() == configured
+    assert not os.path.exists(f"{directory}/embedded/cluster.toml")
+
+
+def port_of_another_is_refused(annulus, directory):
+    """Whoever else answers Redis commands at the port is not taken for the cluster's proxy."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        told = subprocess.run([annulus, "dev", "--processes", "--dir", f"{directory}/none",
+                               "--port", str(other.getsockname()[1])], text=True,
+                              capture_output=True, timeout=60)
+    assert told.returncode == 1 and "another program listens there" in told.stderr, told
+
+
+def start_goes_on_without_one(annulus, directory, port, written):
+    """One acceptor that cannot start is told at once, and is not missed."""
+    with open(f"{directory}/acceptor2/acceptor.log", "r+b") as log:
+        log.write(bytes(1 << 20))
+    dev, _, said = create(annulus, directory, port)
+    for prefix, count in written.items():
+        read_back(port, prefix, count)
+    dev.send_signal(signal.SIGINT)
+    said += dev.stdout.readlines()
+    expect(dev.wait(timeout=60), 0)
+    assert any("acceptor2" in line and "has ended" in line for line in said), said
 
 
 def full_disk_is_told(annulus, directory):
@@ -282,6 +322,9 @@ def main():
         started_again_by_dev(annulus, directory, port, written)
         embedded_survives(annulus, directory)
         lost_log_is_refused(annulus, directory)
+        cluster_is_never_written_over(annulus, directory)
+        port_of_another_is_refused(annulus, directory)
+        start_goes_on_without_one(annulus, directory, port, written)
         full_disk_is_told(annulus, directory)
         return 0
     except BaseException:

@@ -1,6 +1,8 @@
 #include "tools/chaos/injector.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 
 namespace annulus::chaos {
@@ -126,7 +128,7 @@ Status Injector::fill_disk(Node& node) {
   std::ofstream file(node.file);
   file << tools::to_toml(larger);
   file.close();
-  if (!file) return Error{node.file + ": cannot be written; is the disk full?"};
+  if (!file) return Error{node.file + ": cannot be written: " + std::strerror(errno)};
   may_end_ = node.config->name;
   return {};
 }

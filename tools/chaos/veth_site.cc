@@ -4,6 +4,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 
 #include "tools/chaos/site.h"
@@ -48,7 +50,7 @@ Status write(const Config& config) {
   std::ofstream file(config.path);
   file << "# Written by `annulus chaos`.\n" << tools::to_toml(config);
   file.close();
-  if (!file) return Error{config.path + ": cannot be written; is the disk full?"};
+  if (!file) return Error{config.path + ": cannot be written: " + std::strerror(errno)};
   return {};
 }
 
@@ -94,10 +96,8 @@ class VethSite final : public Site {
 
   Status start(tools::ProcessFamily& family, const tools::StopSignals& signals) override {
     for (const NodeConfig& node : kernel_.cluster.nodes) start_node(family, node, true);
-    Status served = tools::wait_until_served({0x7f000001, options_.port}, signals);
-    const std::string ended = served ? "" : family.reap();
-    if (ended.empty()) return served;
-    return Error{"'" + ended + "' has ended: " + tools::last_line(family.log_path(ended))};
+    return tools::wait_until_served({0x7f000001, options_.port}, signals,
+                                    [&] { return tools::watch_start(family, kernel_.cluster); });
   }
   void restart(tools::ProcessFamily& family, const NodeConfig& node, const std::string&) override {
     start_node(family, node, false);
