@@ -233,6 +233,7 @@ class Cluster {
   const consensus::Configuration& members() const;
   bool member_of(const consensus::Configuration& members, std::uint32_t acceptor) const;
   std::size_t whole_members(const consensus::Configuration& members, std::uint32_t without) const;
+  bool joins(const AcceptorMachine& machine) const;
   bool majority_without(std::uint32_t acceptor) const;
   bool can_spare(const consensus::Configuration& members, consensus::NodeId acceptor) const;
   std::optional<consensus::Change> wanted_change(const Fault& fault,
@@ -295,6 +296,7 @@ class Cluster {
   std::unique_ptr<Operator> operator_;
   std::deque<Fault> wanted_changes_;
   std::optional<consensus::Change> changing_;  // asked for, and not known to be made
+  std::uint64_t comes_incarnation_ = 0;        // of whom it is to add, when it was asked for
   Nanos ask_at_ = 0;
   bool healed_ = false;
   mutable consensus::Configuration members_;  // the newest that anybody acts under

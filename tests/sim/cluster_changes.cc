@@ -39,15 +39,20 @@ bool Cluster::member_of(const Configuration& members, std::uint32_t acceptor) co
   });
 }
 
-/// Of the members, those that are up and hold what they must, without one. Who is about to join
-/// will hold it as soon as the others let it.
+/// Whether it will hold what it must as soon as the members let it. Not if it has lost its memory
+/// since the change was asked for: what may be decided admits whom it was then.
+bool Cluster::joins(const AcceptorMachine& machine) const {
+  return changing_ && machine.transport->endpoint() == changing_->comes.endpoint &&
+         machine.incarnation == comes_incarnation_;
+}
+
+/// Of the members, those that are up and hold what they must, or are about to, without one.
 std::size_t Cluster::whole_members(const Configuration& members, std::uint32_t without) const {
   std::size_t count = 0;
   for (std::uint32_t i = 0; i < acceptors_.size(); ++i) {
     const AcceptorMachine& machine = acceptors_[i];
     if (i == without || !member_of(members, i) || machine.crashed) continue;
-    const bool joins = changing_ && machine.transport->endpoint() == changing_->comes.endpoint;
-    count += joins || (whole(machine) && machine.node->epoch() == newest_epoch());
+    count += joins(machine) || (whole(machine) && machine.node->epoch() == newest_epoch());
   }
   return count;
 }
@@ -106,6 +111,7 @@ std::optional<Change> Cluster::wanted_change(const Fault& fault, const Configura
       continue;
     }
     change.comes.endpoint = machine.transport->endpoint();
+    comes_incarnation_ = machine.incarnation;
     return change;
   }
   return std::nullopt;

@@ -16,8 +16,8 @@ class ClusterTest : public testing::Test {
   void start(std::uint32_t acceptors, std::uint32_t small, std::uint32_t blocks) {
     plan_.acceptors = acceptors;
     plan_.learners = {consensus::kAllPartitions, consensus::kAllPartitions};
-    plan_.durable = true;
-    plan_.damaged = std::min(kDamaged, acceptors - 1);
+    plan_.durable = blocks != 0;
+    if (plan_.durable) plan_.damaged = std::min(kDamaged, acceptors - 1);
     plan_.small = small;
     plan_.small_blocks = blocks;
     LoadPlan load;
@@ -79,6 +79,30 @@ TEST_F(ClusterTest, OperatorLeavesAMajorityThatNeedsNeitherAFullLogNorALostOne) 
   EXPECT_TRUE(takes_out(kOther, kDamaged));
   EXPECT_TRUE(takes_out(kDamaged, 0)) << "it is one and the same that may be unable";
   EXPECT_TRUE(takes_out(~0u, 0));
+}
+
+// What admits the sixth may have been proposed; then four of six are needed, and it is none of
+// them.
+TEST_F(ClusterTest, CrashesLeaveAMajorityWithoutWhoLostItsMemoryBeforeItWasAdmitted) {
+  constexpr std::uint32_t kSixth = 5;
+  plan_.changes = true;
+  start(5, ~0u, 0);
+  pass(20 * kMillisecond);
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> all;
+  for (std::uint32_t i = 0; i < 15; ++i) all.emplace_back(i / 5, i % 5 == i / 5 ? kSixth : i % 5);
+  cut(all);
+  happen(FaultKind::kAddAcceptor, 0);
+  pass(5 * kMillisecond);
+  happen(FaultKind::kCrash, kSixth);
+  happen(FaultKind::kRejoin, kSixth);
+  happen(FaultKind::kCrash, 2);
+  happen(FaultKind::kCrash, 1);
+  const std::string now = cluster_->describe_unfinished();
+  EXPECT_NE(now.find("acceptor 2 crashed"), std::string::npos) << now;
+  EXPECT_EQ(now.find("acceptor 1 crashed"), std::string::npos) << now;
+  cut({});
+  finish();
+  EXPECT_EQ(count("order.acceptors_added"), 1u);
 }
 
 TEST_F(ClusterTest, ElectionsAreRareWhereAFullLogKeepsAllFromDeciding) {
