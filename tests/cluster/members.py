@@ -110,7 +110,10 @@ class Members:
                 if self.durability == "disk" and kind == "acceptor" else "")
         node = (f'\n[[{kind}s]]\nname = "{name}"\nid = {len(text)}\n'
                 f'address = "127.0.0.1:{free_port()}"\njoins = true\n{disk}')
-        self.config.write_text(text + node)
+        # In one step: nodes that are being started read it.
+        whole = self.config.with_suffix(".new")
+        whole.write_text(text + node)
+        whole.rename(self.config)
 
     def said(self, name, text, seconds=10, count=1):
         until = time.monotonic() + seconds
