@@ -76,7 +76,7 @@ def main():
         clients = RedisClients(port)
         clients.commands_work()
         clients.benchmark_works(500 if faults else 5_000)
-        clients.flush_works()
+        clients.flush_works(lossy=bool(faults))
         replicas_agree(annulus, directory)
         if not faults:
             survive_spare(annulus, directory, pids, clients)
